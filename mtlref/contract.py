@@ -1,0 +1,163 @@
+"""The one contract of the weighting methods.
+
+A method is a frozen dataclass of hyper-parameters. It has an initial state (`init`) and one pure function
+(`step`) from the state, the K task losses and their K×D Jacobian to a `Step`: the weights in use now, and the
+state that the next step starts from.
+
+    state = method.init(n_tasks=3)
+    out = method.step(state, losses, jacobian)
+    update = out.weights @ jacobian          # (D,): the shared parameters descend this
+    state = out.state                        # head i descends out.head_weights[i] times its own gradient
+
+- MTL-1, the label loss's gradient: the shared parameters descend Σ_i w_i ∇L_i, head i descends h_i ∇L_i.
+- MTL-2, the Gram matrix: nothing a method returns depends on the Jacobian beyond J Jᵀ. `compress` and
+  `from_gram` give a K×K matrix that stands for a Jacobian of any width.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mtlref.notation import Array, DomainError, ShapeError, equation, matrix, require, vector
+from mtlref.state import State
+
+Reads = Literal["losses", "norms", "gram"]
+Cadence = Literal["step", "epoch"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step of a method returns.
+
+    `weights` (K,): the coefficients in use at this step on the shared parameters' task gradients;
+    `head_weights` (K,): the coefficient of each task on its own head's gradient;
+    `state`: what the next step starts from; `terms`: every tagged intermediate, in tag order.
+    """
+
+    weights: Array
+    head_weights: Array
+    state: State
+    terms: Mapping[str, Array | float]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "terms", MappingProxyType(dict(self.terms)))
+
+
+class Method(ABC):
+    """A weighting method: hyper-parameters in, nothing remembered. Subclasses are frozen dataclasses.
+
+    Its state has a field `weights` (K,): those in use at the step, or in the epoch, that comes.
+    """
+
+    stem: ClassVar[str]
+    """The name that the module, the derivation, the defects, the vectors and the tests share."""
+    title: ClassVar[str]
+    """The method's name in prose."""
+    source: ClassVar[str]
+    """Where the method is published."""
+    reads: ClassVar[Reads]
+    """What a step depends on: the losses alone, also the gradients' norms, or all their inner products."""
+    cadence: ClassVar[Cadence] = "step"
+    """When the method steps: every optimiser step, or once an epoch on the epoch's mean losses."""
+    tags: ClassVar[Mapping[str, str]]
+    """The tag of every term, in tag order."""
+    start: ClassVar[str]
+    """The tag of the equation that gives the first weights."""
+    heads: ClassVar[str]
+    """The tag of the equation that gives the heads' weights."""
+
+    @abstractmethod
+    def init(self, n_tasks: int) -> State:
+        """Return the state before the first step of `n_tasks` tasks (K ≥ 1)."""
+
+    @abstractmethod
+    def step(self, state: State, losses: ArrayLike, jacobian: ArrayLike | None = None) -> Step:
+        """Return the weights in use now and the next state, from losses (K,) and the Jacobian (K, D).
+
+        Errors: ShapeError and DomainError for what comes in, NonFiniteError for what cannot be evaluated.
+        """
+
+    def sample(self, rng: np.random.Generator, n_tasks: int) -> Array | None:
+        """Return the random draw that `step` takes as `draw=`; None, as here, for a deterministic method."""
+        return None
+
+    def resumed(self, state: State, weights: Array) -> State:
+        """Return `state` as it would be had it led to `weights` being in use; as it is, if it cannot say."""
+        return state
+
+
+S = TypeVar("S", bound=State)
+
+
+def same_tasks(state: State, kind: type[S], weights: str = "weights") -> tuple[S, Array]:
+    """Return `state`, known to be a `kind`, and its checked weights (K,). Errors: DomainError, ShapeError."""
+    if not isinstance(state, kind):
+        message = f"state must be a {kind.__name__}; it is a {type(state).__name__}"
+        raise DomainError(message, argument="state", value=type(state).__name__)
+    return state, vector(f"state.{weights}", getattr(state, weights))
+
+
+# THE LABEL LOSS
+
+
+@equation
+def direction(w: Array, jacobian: Array) -> Array:
+    """MTL-1: d = Σ_i w_i ∇L_i = Jᵀ w.
+
+    `w` (K,), `jacobian` (K, D); returns (D,), what the shared parameters descend.
+    """
+    return w @ jacobian
+
+
+# THE GRAM MATRIX
+
+
+def compress(jacobian: ArrayLike) -> Array:
+    """Return a K×K matrix R with R Rᵀ = J Jᵀ, which stands for the (K, D) Jacobian in every method (MTL-2).
+
+    With Jᵀ = Q Rᵀ (QR), J Jᵀ = R Qᵀ Q Rᵀ = R Rᵀ: the digits are those of J, not of its square.
+    Errors: ShapeError, DomainError.
+    """
+    J = matrix("jacobian", jacobian)
+    scale = row_scale(J)
+    _, upper = np.linalg.qr((J / scale[:, None]).T)
+    R = np.zeros((len(J), len(J)))
+    R[:, : len(upper)] = scale[:, None] * upper.T
+    return R
+
+
+def from_gram(gram: ArrayLike, tolerance: float = 1e-12) -> Array:
+    """Return a K×K matrix F with F Fᵀ = `gram`, which stands for the Jacobian in every method (MTL-2).
+
+    The Gram matrix is equilibrated to cosines C = gram_ij / √(gram_ii gram_jj), C = V Λ Vᵀ, and
+    F_ij = √gram_ii (V √Λ)_ij. An eigenvalue in [−K·`tolerance`, 0) is rounding and counts as 0.
+    Errors: ShapeError; DomainError if `gram` is not symmetric, or not positive semidefinite.
+    """
+    G = matrix("gram", gram)
+    if G.shape[0] != G.shape[1]:
+        raise ShapeError(f"gram must be square; its shape is {G.shape}", argument="gram", value=G.shape)
+    square = np.diag(G)
+    require(square >= 0, "gram diagonal", square, "MTL-2", "needs squared norms, not")
+    norm = np.sqrt(square)
+    unit = np.where(norm > 0, norm, 1.0)
+    with np.errstate(over="ignore"):
+        C = G / unit[:, None] / unit[None, :]
+    wrong = np.abs(C - C.T).max(axis=1) + np.where(norm > 0, 0.0, np.abs(C).max(axis=1))
+    require(wrong <= tolerance, "asymmetry", wrong, "MTL-2", "needs a symmetric matrix of inner products, not")
+    values, V = np.linalg.eigh((C + C.T) / 2)
+    require(values >= -len(G) * tolerance, "eigenvalue", values, "MTL-2", "needs a positive semidefinite gram, not")
+    F: Array = norm[:, None] * V * np.sqrt(np.maximum(values, 0.0))
+    return F
+
+
+def row_scale(jacobian: Array) -> Array:
+    """Return the largest absolute entry of each row, 1 for a row of zeros: what rows are equilibrated by."""
+    scale = np.max(np.abs(jacobian), axis=1, initial=0.0)
+    return np.asarray(np.where(scale > 0, scale, 1.0))

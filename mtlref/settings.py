@@ -1,0 +1,86 @@
+"""Settings: a method from its name and the plain values that a command line or a log's side file holds.
+
+An optimiser is given by its name (`"adam"`, with the method's `lr` as its rate) or as an object
+(`{"name": "adam", "lr": 0.025, "beta1": 0.9}`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from mtlref.contract import Method
+from mtlref.methods import METHODS
+from mtlref.notation import DomainError
+from mtlref.optimisers import SGD, Adam, Momentum, Optimiser
+
+OPTIMISERS: Mapping[str, type[Optimiser]] = {"sgd": SGD, "momentum": Momentum, "adam": Adam}
+"""The optimisers by the names that settings use."""
+
+UNSET = {"optimiser": "SGD(lr)"}
+"""What a hyper-parameter that is None stands for."""
+
+
+def build(stem: str, settings: Mapping[str, object]) -> Method:
+    """Return the method `stem` with `settings`; what they leave out has the class's default.
+
+    Errors: DomainError for an unknown method, setting or optimiser, or a value out of range.
+    """
+    if stem not in METHODS:
+        message = f"method = {stem!r} is not known; there are: {', '.join(METHODS)}"
+        raise DomainError(message, argument="method", value=stem)
+    cls: Any = METHODS[stem]
+    known = hyper_parameters(cls)
+    for name in settings:
+        if name not in known:
+            has = ", ".join(known) or "none"
+            message = f"{cls.title} has no setting {name!r}; it has: {has}"
+            raise DomainError(message, argument=name, value=settings[name])
+    given = dict(settings)
+    if given.get("optimiser") is not None:
+        given["optimiser"] = _optimiser(given["optimiser"], given.get("lr", getattr(cls, "lr", None)))
+    method: Method = cls(**given)
+    return method
+
+
+def _optimiser(chosen: object, lr: object) -> Optimiser:
+    """Return the optimiser of a name, or of an object with a name and its own settings."""
+    options: dict[str, Any] = {"lr": lr}
+    options.update(chosen if isinstance(chosen, Mapping) else {"name": chosen})
+    name = options.pop("name", None)
+    if not isinstance(name, str) or name not in OPTIMISERS:
+        message = f"optimiser = {name!r} is not known; there are: {', '.join(OPTIMISERS)}"
+        raise DomainError(message, argument="optimiser", value=name)
+    try:
+        return OPTIMISERS[name](**options)
+    except TypeError as error:
+        message = f"optimiser {name!r} does not take these settings: {', '.join(options)}"
+        raise DomainError(message, argument="optimiser", value=sorted(options)) from error
+
+
+def parse(assignments: Sequence[str]) -> dict[str, object]:
+    """Return the settings of `name=value` words; a value is JSON, or else a string. Errors: DomainError."""
+    settings: dict[str, object] = {}
+    for word in assignments:
+        name, equals, text = word.partition("=")
+        if not equals or not name:
+            raise DomainError(f"a setting is name=value; {word!r} is not", argument="set", value=word)
+        try:
+            settings[name] = json.loads(text)
+        except ValueError:
+            settings[name] = text
+    return settings
+
+
+def described(method: Method) -> str:
+    """Return the hyper-parameters of `method` in words: `alpha = 1.5, lr = 0.025`."""
+    values = {name: getattr(method, name) for name in hyper_parameters(method)}
+    shown = {name: UNSET.get(name, "none") if value is None else value for name, value in values.items()}
+    return ", ".join(f"{name} = {value}" for name, value in shown.items()) or "no settings"
+
+
+def hyper_parameters(method: Method | type[Method]) -> list[str]:
+    """Return the names of a method's hyper-parameters: the fields of its dataclass."""
+    return [field.name for field in fields(method)]  # type: ignore[arg-type]
