@@ -1,0 +1,11 @@
+"""Hypothesis runs derandomised; `HYPOTHESIS_PROFILE=dig` searches at random, and longer."""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("ci", derandomize=True, deadline=None, max_examples=100, database=None)
+settings.register_profile(
+    "dig", deadline=None, max_examples=5000, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))

@@ -1,0 +1,159 @@
+"""The contract: states through JSON, compression, and what every registered method has in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import mtlref
+from mtlref.contract import direction
+from tests.problems import WHOLE_RANGE, jacobians, positive
+
+ULP = np.finfo(float).eps
+
+
+# STATES
+
+
+@given(st.lists(WHOLE_RANGE, min_size=6, max_size=6), st.integers(0, 10**6))
+def test_a_state_goes_through_json_without_losing_a_bit(numbers, count):
+    numbers = np.array(numbers)
+    adam = mtlref.optimisers.AdamState(count, numbers[:3], numbers[3:])
+    state = mtlref.GradNormState(numbers[:3], numbers[3:], adam)
+    text = json.dumps(json.loads(state.to_json()))
+    for again in (mtlref.GradNormState.from_json(text), mtlref.from_json(text), mtlref.from_json(json.loads(text))):
+        assert again == state
+        assert again.weights.tobytes() == state.weights.tobytes()
+        assert again.optimiser.second_moment.tobytes() == adam.second_moment.tobytes()
+        assert mtlref.to_json(again) == text
+
+
+def test_states_differ_by_class_and_by_value():
+    ones = np.ones(2)
+    assert mtlref.EqualState(ones) != mtlref.DWAState(ones, None)
+    assert mtlref.DWAState(ones, None) != mtlref.DWAState(ones, ones)
+    assert mtlref.DWAState(ones, ones) != mtlref.DWAState(ones, 2 * ones)
+    assert hash(mtlref.DWAState(ones, None)) == hash(mtlref.DWAState(ones.copy(), None))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[1]",
+        "{}",
+        '{"state": "os.system"}',
+        '{"state": ["DWAState"]}',
+        '{"state": "DWAState", "weights": [1.0]}',
+        '{"state": "DWAState", "weights": [1.0], "losses_prev": null, "more": 1}',
+        '{"state": "DWAState", "weights": [1.0, "x"], "losses_prev": null}',
+        '{"state": "DWAState", "weights": [NaN], "losses_prev": null}',
+        '{"state": "EqualState", "weights": [1.0]}',
+    ],
+)
+def test_what_is_no_state_is_refused(text):
+    with pytest.raises(mtlref.MtlrefError):
+        mtlref.DWAState.from_json(text)
+
+
+# COMPRESSION
+
+
+@given(st.sampled_from([1, 2, 3, 5]).flatmap(jacobians))
+def test_compress_keeps_inner_products(J):
+    R = mtlref.compress(J)
+    assert R.shape == (len(J), len(J))
+    n = np.linalg.norm(J, axis=1)
+    np.testing.assert_allclose(R @ R.T, J @ J.T, rtol=0, atol=32 * ULP * np.outer(n, n).max(initial=0))
+
+
+@given(st.sampled_from([1, 2, 3, 5]).flatmap(jacobians))
+def test_from_gram_keeps_inner_products(J):
+    G = J @ J.T
+    F = mtlref.from_gram(G)
+    n = np.sqrt(np.diag(G))
+    assert np.all(np.abs(F @ F.T - G) <= 64 * ULP * np.outer(n, n))
+
+
+def test_compression_keeps_scales_of_1e150_and_zero_rows():
+    J = np.array([[1e150, 1e150], [0.0, 0.0], [1e-150, -1e-150]])
+    R = mtlref.compress(J)
+    np.testing.assert_allclose(np.linalg.norm(R, axis=1), np.sqrt(2) * np.array([1e150, 0.0, 1e-150]), rtol=8 * ULP)
+    F = mtlref.from_gram(np.diag([1e300, 0.0, 1e-300]))
+    np.testing.assert_allclose(np.linalg.norm(F, axis=1), [1e150, 0.0, 1e-150], rtol=8 * ULP)
+
+
+def test_compress_keeps_an_angle_that_the_gram_matrix_loses():
+    """Anti-parallel but for 1e-9: |g_1 + g_2| = 1e-9, whose square vanishes beside 1 in the Gram matrix."""
+    J = np.array([[1.0, 0.0, 0.0], [-1.0, 1e-9, 0.0]])
+    ones = np.ones(2)
+    np.testing.assert_allclose(np.linalg.norm(ones @ mtlref.compress(J)), 1e-9, rtol=1e-6)
+    assert abs(np.linalg.norm(ones @ mtlref.from_gram(J @ J.T)) - 1e-9) > 1e-10
+
+
+@pytest.mark.parametrize(
+    "gram",
+    [
+        [[1.0, 2.0], [2.0, 1.0]],
+        [[1.0, 0.5], [0.4, 1.0]],
+        [[-1.0, 0.0], [0.0, 1.0]],
+        [[0.0, 0.1], [0.1, 1.0]],
+        [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]],
+        [[np.nan, 0.0], [0.0, 1.0]],
+        [],
+    ],
+)
+def test_what_is_no_gram_matrix_is_refused(gram):
+    with pytest.raises(mtlref.MtlrefError):
+        mtlref.from_gram(gram)
+
+
+def test_direction_is_the_weighted_sum_of_the_rows():
+    np.testing.assert_array_equal(direction(np.array([2.0, -1.0]), np.array([[1.0, 2.0], [3.0, 4.0]])), [-1.0, 0.0])
+
+
+# EVERY METHOD
+
+
+@pytest.mark.parametrize("stem", list(mtlref.METHODS))
+def test_every_method_keeps_the_contract(stem):
+    cls = mtlref.METHODS[stem]
+    assert cls.stem == stem
+    assert cls.reads in ("losses", "norms", "gram")
+    assert cls.cadence in ("step", "epoch")
+    method = example(cls)
+    state = method.init(3)
+    rng = np.random.default_rng(0)
+    losses, jacobian = np.array([3.0, 0.2, 11.0]), rng.standard_normal((3, 5))
+    draw = method.sample(rng, 3)
+    for _ in range(3):
+        extra = {} if draw is None else {"draw": draw}
+        out = method.step(state, losses, jacobian, **extra)
+        assert list(out.terms) == list(method.tags)
+        assert out.weights.shape == out.head_weights.shape == out.state.weights.shape == (3,)
+        assert type(out.state).from_json(out.state.to_json()) == out.state
+        again = method.step(state, losses, jacobian, **extra)
+        assert again.state == out.state
+        rotated = method.step(state, losses, mtlref.compress(jacobian), **extra)
+        np.testing.assert_allclose(rotated.weights, out.weights, rtol=1e-9, atol=1e-12)
+        state, losses = out.state, losses * np.array([0.9, 0.7, 1.1])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        state.weights = np.ones(3)
+    with pytest.raises(TypeError):
+        out.terms["w"] = 1.0
+
+
+def example(cls):
+    """A method of the class, with what it cannot be without."""
+    return cls((0.5, 2.0, 1.0)) if cls.stem == "fixed" else cls()
+
+
+@given(positive(1e-300, 1e300))
+def test_norms_are_right_at_every_scale(scale):
+    n = mtlref.notation.norms(np.array([[3.0 * scale, 4.0 * scale]]))
+    np.testing.assert_allclose(n, [5.0 * scale], rtol=4 * ULP)
