@@ -1,0 +1,326 @@
+"""From named columns to a `Log`: which column is which task's loss, norm, inner product or weight.
+
+The user says what the columns are called by patterns in which a `*` stands for the task's name:
+
+1. The losses' pattern is matched against every column. What its `*` captures, in the file's order, are
+   the tasks.
+2. The patterns of the norms and the weights must then find exactly these tasks, in any order; that of the
+   Gram matrix, which has two `*`, every pair of them, once or in both orders.
+3. The numbers are put into arrays with a row a step and the tasks in the losses' order.
+
+A pattern that the user did not give has a default, and what it doesn't find is absent. A pattern that the
+user did give must find something. In an NPZ, arrays named `losses`, `norms`, `gram` and `weights` may hold
+all tasks at once, where no pattern is given; the tasks are then called 0, 1, 2 and so on.
+
+`read_settings` reads the side file that says which method and settings a run used.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtlref.audit.tables import Table, broken, listed, open_file, parsed, quoted, read_table
+from mtlref.notation import Array, LogError
+
+DEFAULTS = {"losses": "loss/*", "norms": "norm/*", "gram": "gram/*/*", "weights": "weight/*"}
+"""The patterns that are used where the user gives none."""
+
+STEPS = ("step", "epoch")
+"""The columns that number the rows, the first that there is."""
+
+SETTINGS = {"method": str, "settings": dict, "run": dict}
+"""What a side file may hold, and of which type."""
+
+SETTINGS_LIMIT = 1 << 24
+"""The largest side file, in bytes: 16 MiB."""
+
+LARGEST_STEP = 2.0**53
+"""Up to here every whole number is a float64."""
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """What the columns of one kind are called, and whether the user said so."""
+
+    kind: str
+    text: str
+    given: bool
+    regex: re.Pattern[str]
+
+    def matches(self, table: Table) -> list[str]:
+        """Return the table's columns that the pattern matches, in the file's order."""
+        return [name for name in table.names if self.regex.fullmatch(name)]
+
+    def name(self, *tasks: str) -> str:
+        """Return the name of the column of a task, or of two."""
+        pieces = self.text.split("*")
+        return "".join(piece + task for piece, task in zip(pieces, (*tasks, ""), strict=True))
+
+
+@dataclass(frozen=True)
+class Log:
+    """A training run's log: N rows, K tasks.
+
+    `rows` are the steps' or epochs' numbers, from a column `step` or `epoch` if there is one, else 0 to N-1.
+    `lines` are the rows' places in the file, counted from 1: line numbers, or entries in an NPZ. `norms`,
+    `gram` and `weights` are None where the log has none. `unit` is the unit roundoff of what was logged: that
+    of float32 if every loss, norm and weight is exactly a float32, else that of float64. `epochs` is the
+    column `epoch`, whether or not there is a column `step` as well, fractions and all; None without one.
+    """
+
+    source: str
+    tasks: tuple[str, ...]
+    rows: NDArray[np.int64]
+    lines: NDArray[np.int64]
+    losses: Array
+    norms: Array | None
+    gram: Array | None
+    weights: Array | None
+    unit: float
+    epochs: Array | None
+
+
+def read_log(
+    path: str | os.PathLike[str],
+    *,
+    losses: str | None = None,
+    norms: str | None = None,
+    gram: str | None = None,
+    weights: str | None = None,
+) -> Log:
+    """Return the log at `path`, a .csv, .jsonl, .ndjson or .npz file. None is a pattern that was not given.
+
+    Errors: LogError, whatever is wrong with the file or with the patterns.
+    """
+    source = os.fspath(path)
+    given = zip(DEFAULTS, (losses, norms, gram, weights), strict=True)
+    patterns = [pattern(source, kind, text) for kind, text in given]
+    stacked = {p.kind for p in patterns if not p.given} if Path(source).suffix.lower() == ".npz" else set()
+
+    def wanted(name: str) -> bool:
+        return name in STEPS or name in stacked or any(p.regex.fullmatch(name) for p in patterns)
+
+    table = read_table(path, wanted)
+    of_losses, of_norms, of_gram, of_weights = patterns
+    tasks = task_names(table, of_losses)
+    loss_values = task_columns(table, of_losses, tasks)
+    if loss_values is None:
+        raise nothing_matches(table, of_losses)
+    norm_values, weight_values = task_columns(table, of_norms, tasks), task_columns(table, of_weights, tasks)
+    epochs = column(table, "epoch") if "epoch" in table.columns else None
+    counted = whole_numbers(table, next((name for name in STEPS if name in table.columns), STEPS[0]))
+    rows = np.arange(len(loss_values), dtype=np.int64) if counted is None else counted
+    gram_values = gram_matrices(table, of_gram, tasks)
+    unit = roundoff(loss_values, norm_values, weight_values)
+    return Log(source, tasks, rows, table.lines, loss_values, norm_values, gram_values, weight_values, unit, epochs)
+
+
+# COLUMNS
+
+
+def pattern(source: str, kind: str, text: str | None) -> Pattern:
+    """Return the pattern of one kind of columns, the default if `text` is None. Errors: LogError."""
+    stars = 2 if kind == "gram" else 1
+    used = DEFAULTS[kind] if text is None else text
+    if used.count("*") != stars:
+        message = f"the pattern for {kind} needs {stars} '*', for the task's name; it is {quoted(used)}"
+        raise broken(source, message, column=used)
+    regex = re.compile("(.+)".join(re.escape(piece) for piece in used.split("*")), re.DOTALL)
+    return Pattern(kind, used, text is not None, regex)
+
+
+def task_names(table: Table, of_losses: Pattern) -> tuple[str, ...]:
+    """Return the tasks: what the losses' pattern captures, or 0 to K-1 for stacked losses."""
+    stacked = stack(table, of_losses, 2)
+    if stacked is not None:
+        return tuple(str(task) for task in range(stacked.shape[1]))
+    found = (of_losses.regex.fullmatch(name) for name in table.names)
+    return tuple(match[1] for match in found if match)
+
+
+def stack(table: Table, of: Pattern, axes: int) -> Array | None:
+    """Return an NPZ's array of one kind that holds all tasks at once, with `axes` axes, or None."""
+    values = None if of.given else table.columns.get(of.kind)
+    if values is None or table.place != "entry":
+        return None
+    single = of.matches(table)
+    if single:
+        message = f"has the array {quoted(of.kind)} and the columns {listed(single)} as well; give a pattern"
+        raise broken(table.source, message, column=of.kind)
+    if values.ndim != axes or 0 in values.shape:
+        shape = "(N, K)" if axes == 2 else "(N, K, K)"
+        message = f"array {quoted(of.kind)} must have the shape {shape}; it is {values.shape}"
+        raise broken(table.source, message, column=of.kind)
+    return values
+
+
+def task_columns(table: Table, of: Pattern, tasks: tuple[str, ...]) -> Array | None:
+    """Return the values of one kind as (N, K), in the order of `tasks`; None if the log has none."""
+    stacked = stack(table, of, 2)
+    if stacked is not None:
+        if stacked.shape[1] != len(tasks):
+            message = f"array {quoted(of.kind)} has {stacked.shape[1]} tasks, the losses {len(tasks)}"
+            raise broken(table.source, message, column=of.kind)
+        return stacked
+    found = of.matches(table)
+    if not found and of.given:
+        raise nothing_matches(table, of)
+    if not found:
+        return None
+    expected = [of.name(task) for task in tasks]
+    missing = [task for task, name in zip(tasks, expected, strict=True) if name not in found]
+    refuse(table, of, missing, [name for name in found if name not in expected])
+    return np.stack([column(table, name) for name in expected], axis=1)
+
+
+def gram_matrices(table: Table, of: Pattern, tasks: tuple[str, ...]) -> Array | None:
+    """Return the Gram matrices as (N, K, K), from one half or both; None if the log has none."""
+    stacked = stack(table, of, 3)
+    if stacked is not None:
+        if stacked.shape[1:] != (len(tasks), len(tasks)):
+            message = f"array 'gram' must have the shape (N, {len(tasks)}, {len(tasks)}); it is {stacked.shape}"
+            raise broken(table.source, message, column=of.kind)
+        refuse_asymmetry(table, stacked, stacked.transpose(0, 2, 1), "array 'gram'")
+        return stacked
+    found = set(of.matches(table))
+    if not found and of.given:
+        raise nothing_matches(table, of)
+    if not found:
+        return None
+    pairs = {of.name(first, second): (first, second) for first in tasks for second in tasks}
+    if len(pairs) < len(tasks) ** 2:
+        raise broken(table.source, f"the pattern {quoted(of.text)} gives two pairs of tasks the same name")
+    missing = [
+        f"{first}, {second}"
+        for at, first in enumerate(tasks)
+        for second in tasks[at:]
+        if not found & {of.name(first, second), of.name(second, first)}
+    ]
+    refuse(table, of, missing, [name for name in of.matches(table) if name not in pairs])
+    gram = np.empty((len(table.lines), len(tasks), len(tasks)))
+    for name, (first, second) in pairs.items():
+        mirrored = of.name(second, first)
+        if name in found and mirrored in found:
+            both = f"columns {quoted(name)} and {quoted(mirrored)}"
+            refuse_asymmetry(table, column(table, name), column(table, mirrored), both)
+        gram[:, tasks.index(first), tasks.index(second)] = column(table, name if name in found else mirrored)
+    return gram
+
+
+def column(table: Table, name: str) -> Array:
+    """Return one column as (N,). Errors: LogError if an NPZ's array has more axes."""
+    values = table.columns[name]
+    if values.ndim != 1:
+        message = f"array {quoted(name)} must have one axis, the steps; its shape is {values.shape}"
+        raise broken(table.source, message, column=name)
+    return values
+
+
+def whole_numbers(table: Table, name: str) -> NDArray[np.int64] | None:
+    """Return a column that counts, as (N,); None if there is none. Errors: LogError if it does not count."""
+    if name not in table.columns:
+        return None
+    values = column(table, name)
+    bad = np.flatnonzero((values != np.floor(values)) | (np.abs(values) > LARGEST_STEP))
+    if len(bad):
+        row = int(bad[0])
+        where = f"{table.place} {table.lines[row]}, column {quoted(name)}"
+        message = f"{where}: {float(values[row])!r} is not a whole number up to 2^53"
+        raise broken(table.source, message, column=name, value=float(values[row]))
+    return values.astype(np.int64)
+
+
+def roundoff(*logged: Array | None) -> float:
+    """Return 2^-24 if all that was logged are float32 values, else 2^-53."""
+    with np.errstate(all="ignore"):
+        single = all(np.array_equal(x.astype(np.float32), x) for x in logged if x is not None)
+    return 2.0**-24 if single else 2.0**-53
+
+
+# REFUSALS
+
+
+def nothing_matches(table: Table, of: Pattern) -> LogError:
+    """Return the error that a pattern finds no column."""
+    columns = f"the columns are {listed(table.names)}"
+    message = f"no column matches {quoted(of.text)}, the pattern for {of.kind}; {columns}"
+    return broken(table.source, message, column=of.text)
+
+
+def refuse(table: Table, of: Pattern, missing: list[str], extra: list[str]) -> None:
+    """Raise LogError if columns of one kind are missing for some tasks, or belong to none."""
+    parts = [f"lacks {listed(missing)}"] * bool(missing) + [f"has {listed(extra)} of no task"] * bool(extra)
+    if parts:
+        message = f"the pattern for {of.kind}, {quoted(of.text)}, {' and '.join(parts)}"
+        raise broken(table.source, f"{message}; the tasks are those of the losses", column=(missing or extra)[0])
+
+
+def refuse_asymmetry(table: Table, one: Array, other: Array, what: str) -> None:
+    """Raise LogError at the first row in which the two halves of a Gram matrix differ."""
+    differ = np.argwhere(one != other)
+    if len(differ):
+        at = tuple(differ[0])
+        values = f"{float(one[at])!r} and {float(other[at])!r}"
+        where = f"{table.place} {table.lines[at[0]]}"
+        raise broken(table.source, f"{where}: {what} must be symmetric, and {values} differ", column="gram")
+
+
+# THE SIDE FILE
+
+
+def side_file(path: str | os.PathLike[str]) -> str:
+    """Return where the settings of the log at `path` stand: the same name, ending in .json."""
+    return os.path.splitext(os.fspath(path))[0] + ".json"
+
+
+def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what the side file of the log at `path` holds, {} if there is none. Errors: LogError.
+
+    A JSON object with none of a side file's keys belongs to somebody else, and is left alone.
+    """
+    source = side_file(path)
+    if not os.path.lexists(source):
+        return {}
+    try:
+        with open_file(source) as file:
+            content = file.read(SETTINGS_LIMIT + 1)
+    except OSError as error:
+        raise broken(source, f"cannot be read: {error.strerror or error}") from error
+    if len(content) > SETTINGS_LIMIT:
+        raise broken(source, f"is longer than {SETTINGS_LIMIT} bytes")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise broken(source, f"is not UTF-8 at byte {error.start + 1}") from error
+    document = parsed(source, text, "the side file")
+    if isinstance(document, dict) and not SETTINGS.keys() & document.keys():
+        return {}
+    return checked_settings(source, document)
+
+
+def checked_settings(source: str, document: object) -> dict[str, Any]:
+    """Return `document` if it is what a side file may hold. Errors: LogError."""
+    if not isinstance(document, dict):
+        raise broken(source, "is not a JSON object", value=document)
+    for key, value in document.items():
+        if key not in SETTINGS:
+            raise broken(source, f"has the unknown key {quoted(key)}; known are {listed(list(SETTINGS))}", column=key)
+        if not isinstance(value, SETTINGS[key]):
+            kind = "text" if SETTINGS[key] is str else "an object"
+            raise broken(source, f"key {quoted(key)} must be {kind}; it is {quoted(value)}", column=key, value=value)
+    pending: list[object] = [document]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            raise broken(source, f"holds {value}, which is not a finite number", value=value)
+        if isinstance(value, dict | list):
+            pending.extend(value.values() if isinstance(value, dict) else value)
+    return document

@@ -1,0 +1,1 @@
+"""The scripts that recorded the package's training logs. Each runs as `python -m mtlref.audit.recorders.NAME`."""

@@ -1,0 +1,178 @@
+"""The verdict in words, and as what the json module writes. Only what the replay shows is said."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from mtlref.audit.replay import ROUNDINGS, Transition
+from mtlref.audit.run import Run
+from mtlref.audit.verdict import FEWEST, Diagnosis, Explanation, Verdict
+from mtlref.notation import Array
+from mtlref.settings import described
+
+WIDTH = 100
+"""The width of the report's lines."""
+
+NOT_IN_A_LOG = (
+    "the network's own update: whether it descended the weighted gradients, and nothing besides (MTL-1), and "
+    "what the heads got ({heads}); the log holds no update"
+)
+"""What a log of losses, norms and weights cannot show."""
+
+
+def text(run: Run, verdict: Verdict) -> str:
+    """Return the report that is printed."""
+    lines = [*_header(run), "", *_outcome(run, verdict), "", *_limits(run, verdict)]
+    return "\n".join(_wrapped(line) for line in lines)
+
+
+def _wrapped(line: str) -> str:
+    """Return the line folded at `WIDTH`, its further lines a little deeper."""
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return "\n".join(textwrap.wrap(line, WIDTH, subsequent_indent=indent, break_on_hyphens=False)) or line
+
+
+def _header(run: Run) -> Iterator[str]:
+    log = run.log
+    yield f"{run.method.title} audit of {log.source}"
+    for name, value in run.description.items():
+        yield f"  {name + ':':<11} {value}"
+    yield f"  {'method:':<11} {described(run.method)}"
+    if run.assumed:
+        yield f"  {'':<11} not given, so taken at the default: {', '.join(run.assumed)}"
+    unit = "float32" if log.unit > 1e-12 else "float64"
+    yield f"  {'log:':<11} {len(log.rows)} rows, tasks {', '.join(log.tasks)}; logged in {unit}"
+
+
+def _outcome(run: Run, verdict: Verdict) -> Iterator[str]:
+    """Say whether the run follows the method, and where it leaves it."""
+    if verdict.first is None:
+        yield f"PASSED: the weights follow {run.method.title} at every one of {verdict.steps} steps."
+        yield f"  largest error    {verdict.worst.error:.2e} (allowed {_allowed(verdict.worst):.2e})"
+        yield f"  from the start   {verdict.apart:.2e} at most from a replay that is never corrected"
+        return
+    first, tag = verdict.first, _tag(run, verdict.first)
+    yield f"FAILED: the weights leave {run.method.title} at {verdict.departures} of {verdict.steps} steps."
+    yield f"  first at         {_where(run, first)}, in the weights ({tag}), task {run.log.tasks[first.task]}"
+    yield f"  got              {_numbers(first.got)}"
+    yield f"  expected         {_numbers(first.expected)}"
+    yield f"  error            {first.error:.2e} (allowed {_allowed(first):.2e})"
+    yield f"  at the end       {_numbers(verdict.end)} by the method on the same losses and norms;"
+    yield f"                   {_numbers(_last(run))} in the run"
+    yield ""
+    assert verdict.diagnosis is not None
+    yield from _diagnosis(verdict.diagnosis)
+    yield f"Derivation: derivations/{run.method.stem}.md"
+
+
+def _diagnosis(diagnosis: Diagnosis) -> Iterator[str]:
+    """Say which known defects explain the run, and how sure that is."""
+    fits = diagnosis.explanations
+    if diagnosis.kind == "unknown":
+        yield "Diagnosis: unknown. No known defect, and no pair of them, gives these weights."
+        return
+    if diagnosis.kind == "too short":
+        fewest = min(fit.steps for fit in fits)
+        yield f"Diagnosis: the log is too short to tell. {fewest} steps stand behind it; it takes {FEWEST}. Fits:"
+    elif diagnosis.kind == "ambiguous":
+        yield f"Diagnosis: ambiguous. {len(fits)} explanations give these weights equally well:"
+    else:
+        only = fits[0]
+        many = "a known defect" if len(only.defects) == 1 else "two known defects together"
+        yield f"Diagnosis: identical to {many}, at every one of {only.steps} steps."
+    for fit in fits:
+        yield from _explanation(fit)
+
+
+def _explanation(fit: Explanation) -> Iterator[str]:
+    yield f"  {fit.name}: largest error {fit.largest:.2e} (allowed {fit.allowance:.2e})"
+    for defect in fit.defects:
+        yield f"    {defect.name}: the run computes {defect.summary}"
+
+
+def _limits(run: Run, verdict: Verdict) -> Iterator[str]:
+    """Say what the verdict rests on and what it cannot say."""
+    if verdict.kinks:
+        at = "step lies" if verdict.kinks == 1 else "steps lie"
+        yield f"Undecided: {verdict.kinks} {at} so near a kink that the logged digits allow either outcome."
+    if verdict.open_defects:
+        names = ", ".join(f"{defect.name} [{defect.equation}]" for defect in verdict.open_defects)
+        yield f"Not ruled out by this log: {names}."
+    yield f"Not judged: {NOT_IN_A_LOG.format(heads=run.method.heads)}."
+
+
+def plain(run: Run, verdict: Verdict) -> Mapping[str, object]:
+    """Return run and verdict as what the json module writes."""
+    diagnosis = verdict.diagnosis
+    return {
+        "log": run.log.source,
+        "run": dict(run.description),
+        "method": run.method.stem,
+        "settings": described(run.method),
+        "assumed": list(run.assumed),
+        "tasks": list(run.log.tasks),
+        "passed": verdict.passed,
+        "steps": verdict.steps,
+        "undecided": verdict.kinks,
+        "departures": verdict.departures,
+        "roundings": ROUNDINGS,
+        "first": None if verdict.first is None else _transition(run, verdict.first),
+        "worst": _transition(run, verdict.worst),
+        "end": {"expected": verdict.end.tolist(), "got": _last(run).tolist(), "apart": verdict.apart},
+        "diagnosis": None
+        if diagnosis is None
+        else {
+            "kind": diagnosis.kind,
+            "explanations": [
+                {
+                    "defects": [{"name": d.name, "equation": d.equation, "summary": d.summary} for d in fit.defects],
+                    "largest_error": fit.largest,
+                    "allowance": fit.allowance,
+                    "steps": fit.steps,
+                }
+                for fit in diagnosis.explanations
+            ],
+        },
+        "not_ruled_out": [defect.name for defect in verdict.open_defects],
+        "not_judged": NOT_IN_A_LOG.format(heads=run.method.heads),
+    }
+
+
+def _transition(run: Run, transition: Transition) -> Mapping[str, object]:
+    return {
+        "step": int(run.log.rows[transition.row]),
+        "line": int(run.log.lines[transition.row]),
+        "equation": _tag(run, transition),
+        "task": run.log.tasks[transition.task],
+        "got": transition.got.tolist(),
+        "expected": transition.expected.tolist(),
+        "error": transition.error,
+        "allowance": transition.allowance.tolist(),
+    }
+
+
+def _tag(run: Run, transition: Transition) -> str:
+    """Return the tag of the equation whose value the log holds at this row: the start's, or the next weights'."""
+    tags = run.method.tags
+    return run.method.start if transition.row == 0 else list(tags.values())[-1]
+
+
+def _where(run: Run, transition: Transition) -> str:
+    row = transition.row
+    return f"{run.method.cadence} {run.log.rows[row]} (line {run.log.lines[row]})"
+
+
+def _allowed(transition: Transition) -> float:
+    return float(transition.allowance[transition.task])
+
+
+def _last(run: Run) -> Array:
+    assert run.log.weights is not None
+    return np.asarray(run.log.weights[-1])
+
+
+def _numbers(values: Array) -> str:
+    return "  ".join(np.format_float_positional(x, precision=7, unique=True) for x in values)

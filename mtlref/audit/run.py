@@ -1,0 +1,132 @@
+"""A run to be audited: the log, the method that is asked of it, and what its side file says was run.
+
+`example:NAME` names a log that ships in the package. The method and its settings come from the caller, else
+from the side file; a setting that neither gives has its default, and the verdict says so. For a method that
+steps once an epoch, a log with a row a step is brought to a row an epoch: the mean of the losses (DWA-C2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtlref.audit.readers import Log, read_log, read_settings
+from mtlref.contract import Method
+from mtlref.methods import METHODS
+from mtlref.notation import LogError
+from mtlref.settings import build, hyper_parameters
+
+EXAMPLE = "example:"
+"""What the name of a log in the package begins with."""
+
+LOGS = Path(str(resources.files("mtlref.audit"))) / "logs"
+"""The folder of the logs in the package."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A log that holds what `method` reads, and where the settings come from.
+
+    `description` is the side file's account of the run; `assumed` the settings that have their defaults.
+    """
+
+    log: Log
+    method: Method
+    description: Mapping[str, Any]
+    assumed: tuple[str, ...]
+
+
+def examples() -> tuple[str, ...]:
+    """Return the names of the logs in the package."""
+    return tuple(sorted(path.stem for path in LOGS.glob("*.csv")))
+
+
+def located(source: str) -> Path:
+    """Return the path that `source` means. Errors: LogError for an example that there is not."""
+    if not source.startswith(EXAMPLE):
+        return Path(source)
+    name = source.removeprefix(EXAMPLE)
+    if name not in examples():
+        raise LogError(f"{source}: there is no such example; there are: {', '.join(examples())}", argument="log")
+    return LOGS / f"{name}.csv"
+
+
+def read_run(
+    source: str,
+    *,
+    method: str | None = None,
+    settings: Mapping[str, object] | None = None,
+    losses: str | None = None,
+    norms: str | None = None,
+    gram: str | None = None,
+    weights: str | None = None,
+) -> Run:
+    """Return the run in the log `source`, judged by `method` with `settings`.
+
+    Errors: LogError if the log cannot be read or lacks what the method reads, DomainError for the settings.
+    """
+    path = located(source)
+    log = replace(read_log(path, losses=losses, norms=norms, gram=gram, weights=weights), source=source)
+    side = read_settings(path)
+    stem = method or side.get("method")
+    if stem is None:
+        names = ", ".join(METHODS)
+        raise LogError(f"{source}: which method? Neither --method nor a side file says; there are: {names}")
+    recorded = side.get("settings", {}) if side.get("method") == stem else {}
+    given = {**recorded, **(settings or {})}
+    built = build(stem, given)
+    assumed = tuple(name for name in hyper_parameters(built) if name not in given)
+    return Run(readable(log, built), built, side.get("run", {}), assumed)
+
+
+def readable(log: Log, method: Method) -> Log:
+    """Return the log as `method` reads it. Errors: LogError naming the columns that are missing."""
+    if log.weights is None:
+        raise LogError(f"{log.source}: the log holds no weights (--weights PATTERN): nothing to judge")
+    if method.reads == "norms" and log.norms is None and log.gram is not None:
+        log = replace(log, norms=np.sqrt(np.diagonal(log.gram, axis1=1, axis2=2)))
+    for kind, held in (("norms", log.norms), ("gram", log.gram)):
+        if method.reads == kind and held is None:
+            raise LogError(f"{log.source}: {method.title} reads {kind} (--{kind} PATTERN); the log holds none")
+    return by_epoch(log) if method.cadence == "epoch" and log.epochs is not None else log
+
+
+def by_epoch(log: Log) -> Log:
+    """Return the log with a row an epoch: mean losses, and the weights, which must not change within it.
+
+    Errors: LogError if an epoch's rows do not stand together, or hold different weights.
+    """
+    assert log.epochs is not None
+    assert log.weights is not None
+    whole = log.epochs.astype(np.int64)
+    if np.any(whole != log.epochs):
+        row = int(np.flatnonzero(whole != log.epochs)[0])
+        raise LogError(
+            f"{log.source}, line {log.lines[row]}: epoch {log.epochs[row]} is a fraction; whole ones are needed"
+        )
+    starts = np.flatnonzero(np.diff(whole, prepend=whole[0] - 1))
+    epochs = whole[starts]
+    if len(np.unique(epochs)) != len(epochs):
+        raise LogError(f"{log.source}: the rows of an epoch do not stand together in the column epoch")
+    counts = np.diff(starts, append=len(whole))
+    changed = np.any(np.repeat(log.weights[starts], counts, axis=0) != log.weights, axis=1)
+    if changed.any():
+        row = int(np.flatnonzero(changed)[0])
+        message = f"{log.source}, line {log.lines[row]}: the weights change within epoch {whole[row]}"
+        raise LogError(f"{message}, and the method steps once an epoch")
+    means = np.add.reduceat(log.losses, starts) / counts[:, None]
+    return replace(
+        log,
+        rows=epochs,
+        lines=log.lines[starts],
+        epochs=log.epochs[starts],
+        losses=means,
+        weights=log.weights[starts],
+        norms=None,
+        gram=None,
+    )

@@ -1,0 +1,50 @@
+"""What a defect is, and how the method with one is made from the specification."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any
+
+from mtlref.contract import Method
+
+
+@dataclass(frozen=True)
+class Defect:
+    """A wrong variant of one tagged equation.
+
+    `name`; `equation`: the tag that it breaks; `summary`: what is computed instead, for a sentence that begins
+    "the run computes …"; `replaces`: the functions of the method's module that stand for that equation, and what
+    stands in their place; `seen`: where it was met, empty if it is only plausible.
+    """
+
+    name: str
+    equation: str
+    summary: str
+    replaces: Mapping[str, Callable[..., Any]]
+    seen: str = ""
+
+
+def variant(method: Method, *defects: Defect) -> Method:
+    """Return `method`, with its hyper-parameters, as it would be with `defects`.
+
+    The class's functions are made anew over a copy of the module's names in which the defects' functions stand;
+    neither the module nor the class of `method` is touched.
+    """
+    replaced = {name: function for defect in defects for name, function in defect.replaces.items()}
+    cls = type(method)
+    names: dict[str, Any] = {**cls.step.__globals__, **replaced}
+    missing = replaced.keys() - cls.step.__globals__.keys()
+    if missing:
+        raise KeyError(f"{cls.__name__}'s module has no function {sorted(missing)}")
+    body = {
+        name: FunctionType(function.__code__, names, name, function.__defaults__, function.__closure__)
+        for name, function in vars(cls).items()
+        if isinstance(function, FunctionType) and not name.startswith("__")
+    }
+    title = "".join(defect.name for defect in defects) + cls.__name__
+    wrong: Method = object.__new__(type(title, (cls,), body))
+    for name, value in vars(method).items():
+        object.__setattr__(wrong, name, value)
+    return wrong
