@@ -1,0 +1,40 @@
+"""mtlref: the executable specification of multi-task loss balancing.
+
+Every method is a frozen dataclass with `init` and `step` (see `mtlref.contract`); `METHODS` lists them by name.
+"""
+
+from __future__ import annotations
+
+from mtlref.contract import Method, Step, compress, from_gram
+from mtlref.methods import DWA, METHODS, DWAState, EqualState, EqualWeights, GradNorm, GradNormState
+from mtlref.notation import DomainError, LogError, MissingExtraError, MtlrefError, NonFiniteError, ShapeError
+from mtlref.optimisers import SGD, Adam, Momentum
+from mtlref.state import State, from_json, to_json
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DWA",
+    "METHODS",
+    "SGD",
+    "Adam",
+    "DWAState",
+    "DomainError",
+    "EqualState",
+    "EqualWeights",
+    "GradNorm",
+    "GradNormState",
+    "LogError",
+    "Method",
+    "MissingExtraError",
+    "Momentum",
+    "MtlrefError",
+    "NonFiniteError",
+    "ShapeError",
+    "State",
+    "Step",
+    "compress",
+    "from_gram",
+    "from_json",
+    "to_json",
+]
