@@ -25,7 +25,7 @@ from typing import ClassVar, Literal, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mtlref.notation import Array, DomainError, ShapeError, equation, matrix, require, vector
+from mtlref.notation import Array, DomainError, ShapeError, equation, matrix, not_finite, require, vector
 from mtlref.state import State
 
 Reads = Literal["losses", "norms", "gram"]
@@ -123,13 +123,16 @@ def compress(jacobian: ArrayLike) -> Array:
     """Return a K×K matrix R with R Rᵀ = J Jᵀ, which stands for the (K, D) Jacobian in every method (MTL-2).
 
     With Jᵀ = Q Rᵀ (QR), J Jᵀ = R Qᵀ Q Rᵀ = R Rᵀ: the digits are those of J, not of its square.
-    Errors: ShapeError, DomainError.
+    Errors: ShapeError, DomainError, NonFiniteError if a row's norm exceeds the largest float64.
     """
     J = matrix("jacobian", jacobian)
     scale = row_scale(J)
     _, upper = np.linalg.qr((J / scale[:, None]).T)
     R = np.zeros((len(J), len(J)))
-    R[:, : len(upper)] = scale[:, None] * upper.T
+    with np.errstate(over="ignore"):
+        R[:, : len(upper)] = scale[:, None] * upper.T
+    if not np.isfinite(R).all():
+        raise not_finite("MTL-2", R, {"jacobian": J})
     return R
 
 

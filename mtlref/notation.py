@@ -228,14 +228,17 @@ def _shown(name: str, value: object, task: int | None) -> str:
 # ROWS
 
 
-def norms(jacobian: Array) -> Array:
-    """Return ‖row‖₂ of each row of a (K, D) matrix, as (K,); each row is scaled by its largest entry first.
+def norms(jacobian: Array, equation: str = "GN-1") -> Array:
+    """Return ‖row‖₂ of each row of a finite (K, D) matrix, as (K,); each row is scaled by its largest entry first.
 
     The scaling keeps the squares in range, so the result is right to rounding from 1e-308 to 1e308.
+    Errors: NonFiniteError if the norm itself exceeds the largest float64.
     """
     scale = np.max(np.abs(jacobian), axis=1, initial=0.0)
     unit = np.where(scale > 0, scale, 1.0)
     rows = jacobian / unit[:, None]
     with np.errstate(under="ignore", over="ignore"):
         result: Array = scale * np.sqrt(np.einsum("kd,kd->k", rows, rows))
+    if not np.isfinite(result).all():
+        raise not_finite(equation, result, {"jacobian": jacobian})
     return result

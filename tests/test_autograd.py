@@ -75,9 +75,7 @@ def test_every_analytic_primitive_has_a_case():
     assert set(CASES) == set(RULES) - {"parameter", "absolute"}
 
 
-@pytest.mark.parametrize(
-    "op, operands, options", [(op, *case) for op, cases in CASES.items() for case in cases]
-)
+@pytest.mark.parametrize("op, operands, options", [(op, *case) for op, cases in CASES.items() for case in cases])
 def test_ad_4_a_rule_is_the_derivative(op, operands, options):
     """AD-3, AD-4, AD-6 … AD-12: random functionals v of a primitive have the gradients v·∂z/∂x."""
     operands = [np.asarray(x, float) for x in operands]
@@ -282,9 +280,7 @@ def test_any_tensor_may_stand_for_a_parameter_and_a_loss_may_be_one():
 def test_ad_5_stop_gradient():
     x = parameter(3.0)
     assert stop_gradient(x * 2).value == 6 and stop_gradient(2.0).value == 2
-    np.testing.assert_array_equal(
-        jacobian([stop_gradient(x) * x, stop_gradient(x) * 1], [x]).matrix, [[3], [0]]
-    )
+    np.testing.assert_array_equal(jacobian([stop_gradient(x) * x, stop_gradient(x) * 1], [x]).matrix, [[3], [0]])
 
 
 def test_a_chain_of_twenty_thousand_does_not_recurse():

@@ -96,7 +96,8 @@ def test_explain_shows_every_tagged_equation_with_numbers(capsys, stem):
 def test_explain_on_numbers_of_one_s_own_is_the_derivation_s_example(capsys):
     """derivations/gradnorm.md by hand: r = (12/7, 6/7, 3/7) and w(t+1) = (103, 96, 95)/98."""
     words = ["--set", "alpha=1", "--set", "lr=0.01", "--losses", "2,2,4", "--losses", "2,1,1"]
-    plain = json.loads(call(capsys, "explain", "gradnorm", *words, "--norms", "0,0,0", "--norms", "3,4,5", "--json")[1])
+    words += ["--norms", "0,0,0", "--norms", "3,4,5", "--json"]
+    plain = json.loads(call(capsys, "explain", "gradnorm", *words)[1])
     values = {row["name"]: row["value"] for row in plain["equations"]}
     np.testing.assert_allclose(values["r"], [12 / 7, 6 / 7, 3 / 7])
     np.testing.assert_allclose(values["w_next"], np.array([103, 96, 95]) / 98)

@@ -117,6 +117,27 @@ def test_direction_is_the_weighted_sum_of_the_rows():
     np.testing.assert_array_equal(direction(np.array([2.0, -1.0]), np.array([[1.0, 2.0], [3.0, 4.0]])), [-1.0, 0.0])
 
 
+@given(st.lists(WHOLE_RANGE, min_size=6, max_size=6))
+def test_every_float_gives_finite_numbers_or_a_named_error(numbers):
+    J = np.array(numbers).reshape(2, 3)
+    with np.errstate(over="ignore", invalid="ignore"):
+        gram = J @ J.T
+    for function, argument in (
+        (mtlref.compress, J),
+        (mtlref.from_gram, J[:, :2]),
+        (mtlref.from_gram, gram),
+        (mtlref.notation.norms, J),
+        (lambda x: direction(x[:, 0], x), J),
+    ):
+        try:
+            result = function(argument)
+        except mtlref.MtlrefError as error:
+            assert error.argument is not None
+            assert str(error)
+            continue
+        assert np.all(np.isfinite(result))
+
+
 # EVERY METHOD
 
 

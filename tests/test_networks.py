@@ -49,9 +49,7 @@ def test_the_whole_jacobian_by_complex_step():
     values, J = value_and_jacobian(losses, flat)
     u = [RNG(3 + i).normal(size=x.shape) for i, x in enumerate(flat)]
     moved = losses([constant(x + 1j * H * d) for x, d in zip(flat, u, strict=True)])
-    np.testing.assert_allclose(
-        J.matrix @ np.concatenate([d.ravel() for d in u]), [z.value.imag / H for z in moved]
-    )
+    np.testing.assert_allclose(J.matrix @ np.concatenate([d.ravel() for d in u]), [z.value.imag / H for z in moved])
     np.testing.assert_allclose(values, [z.value.real for z in moved])
 
 

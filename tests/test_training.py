@@ -148,7 +148,7 @@ def test_the_same_seed_trains_to_the_same_bits():
 
 def test_an_epoch_without_batches_is_refused():
     with pytest.raises(mtlref.DomainError, match=r"batches\(0\) holds no batch"):
-        train(losses, NETWORK.init(np.random.default_rng(0)), lambda epoch: [], mtlref.DWA(), mtlref.SGD(1.0), epochs=1)
+        train(losses, NETWORK.init(np.random.default_rng(0)), lambda _: [], mtlref.DWA(), mtlref.SGD(1.0), epochs=1)
 
 
 def test_progress_is_shown_where_it_is_asked_for_and_nowhere_else(capsys):

@@ -132,12 +132,18 @@ def spread(method: Method, log: Log, row: int, state: State, expected: Array) ->
 
 
 def free_run(method: Method, log: Log) -> Array:
-    """Return the weights (N, K) of a run that starts with the log's first weights and is never corrected again."""
+    """Return the weights of a run that starts with the log's first weights and is never corrected again.
+
+    They are (N, K), or fewer rows if the method cannot go on: its own weights may lead where the log's did not.
+    """
     weights = logged_weights(log)
     state = method.resumed(method.init(len(log.tasks)), weights[0])
     free = [state_weights(state)]
     for row in range(len(weights) - 1):
-        state = method.step(state, log.losses[row], gradients(log, row)).state
+        try:
+            state = method.step(state, log.losses[row], gradients(log, row)).state
+        except MtlrefError:
+            break
         free.append(state_weights(state))
     return np.array(free)
 

@@ -60,8 +60,12 @@ def _outcome(run: Run, verdict: Verdict) -> Iterator[str]:
     yield f"  got              {_numbers(first.got)}"
     yield f"  expected         {_numbers(first.expected)}"
     yield f"  error            {first.error:.2e} (allowed {_allowed(first):.2e})"
-    yield f"  at the end       {_numbers(verdict.end)} by the method on the same losses and norms;"
-    yield f"                   {_numbers(_last(run))} in the run"
+    last = len(run.log.rows) - 1
+    at = "at the end" if verdict.end_row == last else f"at {run.method.cadence} {run.log.rows[verdict.end_row]}"
+    yield f"  {at:<17}{_numbers(verdict.end)} by the method on the same losses and norms;"
+    yield f"                   {_numbers(_weights(run)[verdict.end_row])} in the run"
+    if verdict.end_row < last:
+        yield "                   beyond it the method itself cannot be evaluated on these losses and norms"
     yield ""
     assert verdict.diagnosis is not None
     yield from _diagnosis(verdict.diagnosis)
@@ -121,7 +125,12 @@ def plain(run: Run, verdict: Verdict) -> Mapping[str, object]:
         "roundings": ROUNDINGS,
         "first": None if verdict.first is None else _transition(run, verdict.first),
         "worst": _transition(run, verdict.worst),
-        "end": {"expected": verdict.end.tolist(), "got": _last(run).tolist(), "apart": verdict.apart},
+        "end": {
+            "step": int(run.log.rows[verdict.end_row]),
+            "expected": verdict.end.tolist(),
+            "got": _weights(run)[verdict.end_row].tolist(),
+            "apart": verdict.apart,
+        },
         "diagnosis": None
         if diagnosis is None
         else {
@@ -169,9 +178,9 @@ def _allowed(transition: Transition) -> float:
     return float(transition.allowance[transition.task])
 
 
-def _last(run: Run) -> Array:
+def _weights(run: Run) -> Array:
     assert run.log.weights is not None
-    return np.asarray(run.log.weights[-1])
+    return run.log.weights
 
 
 def _numbers(values: Array) -> str:

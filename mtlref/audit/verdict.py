@@ -54,8 +54,9 @@ class Verdict:
     """What the replay of one log shows.
 
     `steps` judged, of which `kinks` decide nothing; `first` departure and `worst` transition; `departures` counted;
-    `end` the free run's last weights (K,), `apart` its largest distance from the log; `diagnosis` None when the run
-    agrees; `open_defects`: single defects that the log cannot rule out, beside what explains it.
+    `end` the free run's last weights (K,), at `end_row`, and `apart` its largest distance from the log;
+    `diagnosis` None when the run agrees; `open_defects`: single defects that the log cannot rule out, beside what
+    explains it.
     """
 
     steps: int
@@ -64,6 +65,7 @@ class Verdict:
     first: Transition | None
     worst: Transition
     end: Array
+    end_row: int
     apart: float
     diagnosis: Diagnosis | None
     open_defects: tuple[Defect, ...]
@@ -90,7 +92,8 @@ def judge(method: Method, log: Log) -> Verdict:
         first=off[0] if off else None,
         worst=max(compared, key=lambda t: t.error - float(np.max(t.allowance))),
         end=free[-1],
-        apart=float(np.max(np.abs(free - logged_weights(log)))),
+        end_row=len(free) - 1,
+        apart=float(np.max(np.abs(free - logged_weights(log)[: len(free)]))),
         diagnosis=diagnosis,
         open_defects=open_defects(method, log, diagnosis),
     )
@@ -134,14 +137,15 @@ def explains(method: Method, log: Log, defects: tuple[Defect, ...]) -> Explanati
     wrong = variant(method, *defects)
     largest, allowance, steps = 0.0, 0.0, 0
     try:
-        for transition in transitions(wrong, log):
-            if transition.row == 0:
-                continue
-            if not transition.agrees:
-                return None
-            largest = max(largest, transition.error)
-            allowance = max(allowance, float(np.max(transition.allowance)))
-            steps += not transition.kink
+        with np.errstate(all="ignore"):  # a defect may divide by 0; what comes of it agrees with no log
+            for transition in transitions(wrong, log):
+                if transition.row == 0:
+                    continue
+                if not transition.agrees:
+                    return None
+                largest = max(largest, transition.error)
+                allowance = max(allowance, float(np.max(transition.allowance)))
+                steps += not transition.kink
     except MtlrefError:
         return None
     return Explanation(defects, largest, allowance, steps)

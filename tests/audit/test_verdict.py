@@ -159,6 +159,37 @@ def test_a_norm_on_its_target_decides_nothing(tmp_path):
     assert "so near a kink" in report.text(run, verdict)
 
 
+def test_a_method_that_cannot_follow_the_log_to_its_end_says_where_it_stops(tmp_path):
+    """A run that never moves its weights, the steepest task's near 0. The method raises that weight at its first step,
+    and its second would take the sum of the weights below 0; from the log's weights it never does."""
+    norms, weights = (np.tile(row, (STEPS, 1)) for row in ([100.0, 1.0, 1.0], [0.003, 1.4985, 1.4985]))
+    path = log(tmp_path, np.ones((STEPS, K)), norms, weights)
+    run, verdict = verdict_of(path, alpha=0.0, lr=0.035)
+    assert not verdict.passed
+    assert verdict.end_row == 1
+    assert "beyond it the method itself cannot be evaluated" in report.text(run, verdict)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "npz"])
+def test_other_formats_get_the_same_verdict(tmp_path, ending):
+    losses, norms = measurements()
+    weights = loop(losses, norms, sign=-1.0)
+    path = tmp_path / f"run.{ending}"
+    if ending == "npz":
+        np.savez(path, losses=losses, norms=norms, weights=weights)
+    else:
+        rows = [
+            {"loss": dict(zip("abc", L, strict=True)), "norm": dict(zip("abc", n, strict=True)), "weight": list(w)}
+            for L, n, w in zip(losses.tolist(), norms.tolist(), weights.tolist(), strict=True)
+        ]
+        for row in rows:
+            row["weight"] = dict(zip("abc", row["weight"], strict=True))
+        path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    _, verdict = verdict_of(str(path))
+    assert verdict.first.row == 2
+    assert verdict.diagnosis.explanations[0].name == "InvertedRate [GN-4]"
+
+
 # DWA
 
 

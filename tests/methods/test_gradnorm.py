@@ -303,7 +303,7 @@ BAD = [
     ({"jacobian": [[1.0]]}, "jacobian", None, (1, 1), "GN-1"),
     ({"jacobian": [[1.0], [np.nan]]}, "jacobian", 1, None, "GN-1"),
     ({"jacobian": [1.0, 2.0]}, "jacobian", None, (2,), "GN-1"),
-    ({"jacobian": [[1.7e308, 1.7e308], [1.0, 1.0]]}, "w", 0, np.inf, "GN-1"),
+    ({"jacobian": [[1.7e308, 1.7e308], [1.0, 1.0]]}, "jacobian", 0, np.inf, "GN-1"),
     ({"jacobian": [[1.7e308, 0.0], [1.7e308, 0.0]]}, "G", None, None, "GN-2"),
     ({"jacobian": [[100.0], [1.0]]}, "lr", 0, None, "GN-7"),
     ({"w": [1.0, np.nan]}, "state.weights", 1, None, None),
