@@ -160,8 +160,8 @@ def test_a_norm_on_its_target_decides_nothing(tmp_path):
 
 
 def test_a_method_that_cannot_follow_the_log_to_its_end_says_where_it_stops(tmp_path):
-    """A run that never moves its weights, the steepest task's near 0. The method raises that weight at its first step,
-    and its second would take the sum of the weights below 0; from the log's weights it never does."""
+    """A run that never moves its weights, the steepest task's near 0. The method raises that weight at its first
+    step, and its second would take the sum of the weights below 0; from the log's weights it never does."""
     norms, weights = (np.tile(row, (STEPS, 1)) for row in ([100.0, 1.0, 1.0], [0.003, 1.4985, 1.4985]))
     path = log(tmp_path, np.ones((STEPS, K)), norms, weights)
     run, verdict = verdict_of(path, alpha=0.0, lr=0.035)
