@@ -53,7 +53,7 @@ class Step:
 class Method(ABC):
     """A weighting method: hyper-parameters in, nothing remembered. Subclasses are frozen dataclasses.
 
-    Its state has a field `weights` (K,): those in use at the step, or in the epoch, that comes.
+    Its state has `weights` (K,): those in use at the step, or in the epoch, that comes, if the method is `lagged`.
     """
 
     stem: ClassVar[str]
@@ -72,6 +72,14 @@ class Method(ABC):
     """The tag of the equation that gives the first weights."""
     heads: ClassVar[str]
     """The tag of the equation that gives the heads' weights."""
+
+    @property
+    def lagged(self) -> bool:
+        """Whether the weights in use are those that the state brings, made from earlier steps alone.
+
+        A method that is not lagged makes them from this step's own losses or gradients.
+        """
+        return True
 
     @abstractmethod
     def init(self, n_tasks: int) -> State:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mtlref.audit.readers import Log
-from mtlref.contract import Method
+from mtlref.contract import Method, Step, from_gram
 from mtlref.notation import Array, MtlrefError
 from mtlref.state import State
 
@@ -63,71 +63,86 @@ class Transition:
 
 def gradients(log: Log, row: int) -> Array | None:
     """Return a K×K matrix that stands for the row's Jacobian (MTL-2): of norms alone, orthogonal rows."""
+    if log.gram is not None:
+        return from_gram(log.gram[row])
     return None if log.norms is None else np.diag(log.norms[row])
 
 
 def transitions(method: Method, log: Log) -> Iterator[Transition]:
-    """Yield the first row's initial weights, and each later row's weights, against the method's.
+    """Yield each row's weights against the method's, which has been given the log's own weights up to the row before.
 
-    Errors: MtlrefError, with the row in the message, where the method cannot be evaluated on the log.
+    A lagged method's weights at a row come from the row before; the first row's are those it starts with.
+    Errors: MtlrefError, with the step in the message, where the method cannot be evaluated on the log.
     """
     weights = logged_weights(log)
     state = method.init(len(log.tasks))
-    yield initial(method, log)
-    for row in range(len(weights) - 1):
-        state = method.resumed(state, weights[row])
-        try:
-            state_next = method.step(state, log.losses[row], gradients(log, row)).state
-        except MtlrefError as error:
-            raise type(error)(
-                f"{log.source}, step {log.rows[row]}: {error}",
-                argument=error.argument,
-                task=error.task,
-                value=error.value,
-                equation=error.equation,
-            ) from error
-        yield judged(method, log, row, state, state_weights(state_next))
-        state = state_next
+    if method.lagged:
+        got, expected = weights[0], state_weights(state)
+        yield Transition(0, got, expected, ROUNDINGS * log.unit * np.abs(expected), False)
+    for row in range(len(weights) - method.lagged):
+        state = method.resumed(state, weights[row]) if method.lagged else state
+        out = taken(method, log, row, state)
+        yield judged(method, log, row, state, in_question(method, out))
+        state = out.state
 
 
-def initial(method: Method, log: Log) -> Transition:
-    """Return the first row's weights against those that the method starts with."""
-    got = logged_weights(log)[0]
-    expected = state_weights(method.init(len(got)))
-    return Transition(0, got, expected, ROUNDINGS * log.unit * np.abs(expected), False)
+def taken(method: Method, log: Log, row: int, state: State) -> Step:
+    """Return the method's step on the row. Errors: MtlrefError with the step's number in front."""
+    try:
+        return stepped(method, state, log.losses[row], gradients(log, row))
+    except MtlrefError as error:
+        raise type(error)(
+            f"{log.source}, {method.cadence} {log.rows[row]}: {error}",
+            argument=error.argument,
+            task=error.task,
+            value=error.value,
+            equation=error.equation,
+        ) from error
+
+
+def stepped(method: Method, state: State, losses: Array, jacobian: Array | None) -> Step:
+    """Return the method's step; for two tasks, where there is one draw only, with that draw."""
+    draw = method.sample(np.random.default_rng(0), len(losses))
+    return method.step(state, losses, jacobian, **({} if draw is None else {"draw": draw}))
+
+
+def in_question(method: Method, out: Step) -> Array:
+    """Return the weights that a step decides: the next ones of a lagged method, else its own."""
+    return state_weights(out.state) if method.lagged else out.weights
 
 
 def judged(method: Method, log: Log, row: int, state: State, expected: Array) -> Transition:
-    """Return the comparison of the row after `row`; the dear allowance is formed only where the plain one fails."""
-    got = logged_weights(log)[row + 1]
+    """Return the comparison that the step on `row` decides; the dear allowance only where the plain one fails."""
+    at = row + method.lagged
+    got = logged_weights(log)[at]
     plain = np.full(len(got), ROUNDINGS * log.unit * float(np.max(np.abs(expected))))
     if np.all(np.abs(got - expected) <= plain):
-        return Transition(row + 1, got, expected, plain, False)
+        return Transition(at, got, expected, plain, False)
     allowance = plain + spread(method, log, row, state, expected)
-    return Transition(row + 1, got, expected, allowance, bool(np.any(allowance > KINK * plain)))
+    return Transition(at, got, expected, allowance, bool(np.any(allowance > KINK * plain)))
 
 
 def spread(method: Method, log: Log, row: int, state: State, expected: Array) -> Array:
     """Return how far the logged numbers' rounding moves the answer: Σ over the numbers of the larger change, (K,).
 
-    A loss counts twice: for itself, and for the earlier loss it is set against, L(0) or L(t−1).
+    A loss counts twice: for itself, and for the earlier loss it is set against, L(0) or L(t−1). Of a Jacobian, the
+    rows are moved, as their norms would be.
     """
-    w, L, n = logged_weights(log)[row], log.losses[row], log.norms
-    total = np.zeros(len(w))
-    columns = [w, L] if n is None else [w, L, n[row]]
-    for which, column in enumerate(columns):
-        for task in range(len(w)):
-            changes = [np.zeros(len(w))]
+    J, total = gradients(log, row), np.zeros(len(expected))
+    columns = {"w": logged_weights(log)[row], "L": log.losses[row], "n": np.ones(len(expected))}
+    for name in columns if J is not None else ("w", "L"):
+        for task in range(len(expected)):
+            changes = [np.zeros(len(expected))]
             for sign in (-1, 1):
-                moved = [c.copy() for c in columns]
-                moved[which][task] = column[task] * (1 + sign * ROUNDINGS * log.unit)
-                jacobian = None if n is None else np.diag(moved[2])
+                moved = {key: column.copy() for key, column in columns.items()}
+                moved[name][task] *= 1 + sign * ROUNDINGS * log.unit
+                before = method.resumed(state, moved["w"]) if method.lagged else state
                 try:
-                    out = method.step(method.resumed(state, moved[0]), moved[1], jacobian)
+                    out = stepped(method, before, moved["L"], None if J is None else moved["n"][:, None] * J)
                 except MtlrefError:
                     continue
-                changes.append(np.abs(state_weights(out.state) - expected))
-            total += np.max(changes, axis=0) * (2 if column is L else 1)
+                changes.append(np.abs(in_question(method, out) - expected))
+            total += np.max(changes, axis=0) * (2 if name == "L" else 1)
     return total
 
 
@@ -136,20 +151,23 @@ def free_run(method: Method, log: Log) -> Array:
 
     They are (N, K), or fewer rows if the method cannot go on: its own weights may lead where the log's did not.
     """
-    weights = logged_weights(log)
-    state = method.resumed(method.init(len(log.tasks)), weights[0])
-    free = [state_weights(state)]
-    for row in range(len(weights) - 1):
+    state = method.init(len(log.tasks))
+    state = method.resumed(state, logged_weights(log)[0]) if method.lagged else state
+    free = []
+    for row in range(len(log.rows)):
         try:
-            state = method.step(state, log.losses[row], gradients(log, row)).state
+            out = stepped(method, state, log.losses[row], gradients(log, row))
         except MtlrefError:
+            if method.lagged:
+                free.append(state_weights(state))
             break
-        free.append(state_weights(state))
+        free.append(out.weights)
+        state = out.state
     return np.array(free)
 
 
 def state_weights(state: State) -> Array:
-    """Return the weights that a state puts in use: every weighting method's state has them as a field."""
+    """Return the weights that a lagged method's state puts in use."""
     weights: Array = state.weights  # type: ignore[attr-defined]
     return weights
 

@@ -166,7 +166,7 @@ def _transition(run: Run, transition: Transition) -> Mapping[str, object]:
 def _tag(run: Run, transition: Transition) -> str:
     """Return the tag of the equation whose value the log holds at this row: the start's, or the next weights'."""
     tags = run.method.tags
-    return run.method.start if transition.row == 0 else list(tags.values())[-1]
+    return run.method.start if transition.row == 0 and run.method.lagged else list(tags.values())[-1]
 
 
 def _where(run: Run, transition: Transition) -> str:

@@ -93,6 +93,8 @@ def readable(log: Log, method: Method) -> Log:
     for kind, held in (("norms", log.norms), ("gram", log.gram)):
         if method.reads == kind and held is None:
             raise LogError(f"{log.source}: {method.title} reads {kind} (--{kind} PATTERN); the log holds none")
+    if len(log.tasks) > 2 and method.sample(np.random.default_rng(0), len(log.tasks)) is not None:
+        raise LogError(f"{log.source}: {method.title} draws at random, and the log does not hold its draws")
     return by_epoch(log) if method.cadence == "epoch" and log.epochs is not None else log
 
 

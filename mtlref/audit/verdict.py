@@ -86,7 +86,7 @@ def judge(method: Method, log: Log) -> Verdict:
     free = free_run(method, log)
     diagnosis = diagnose(method, log) if off else None
     return Verdict(
-        steps=len(compared) - 1,
+        steps=len(compared) - method.lagged,
         kinks=sum(t.kink for t in compared),
         departures=len(off),
         first=off[0] if off else None,
@@ -139,7 +139,7 @@ def explains(method: Method, log: Log, defects: tuple[Defect, ...]) -> Explanati
     try:
         with np.errstate(all="ignore"):  # a defect may divide by 0; what comes of it agrees with no log
             for transition in transitions(wrong, log):
-                if transition.row == 0:
+                if transition.row == 0 and method.lagged:
                     continue
                 if not transition.agrees:
                     return None
