@@ -10,7 +10,7 @@ import pytest
 from mtlref.audit import judge, read_run, write_log
 
 for package in ("torch", "sklearn", "gradnorm_pytorch"):
-    pytest.importorskip(package, reason="the recorders need the extra 'record'", exc_type=ImportError)
+    pytest.importorskip(package, reason="the recorders need the extra 'record'")
 
 
 @pytest.mark.parametrize("name", ["gradnorm-pytorch", "torch-loop"])
