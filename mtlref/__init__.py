@@ -6,7 +6,25 @@ Every method is a frozen dataclass with `init` and `step` (see `mtlref.contract`
 from __future__ import annotations
 
 from mtlref.contract import Method, Step, compress, from_gram
-from mtlref.methods import DWA, METHODS, DWAState, EqualState, EqualWeights, GradNorm, GradNormState
+from mtlref.methods import (
+    DWA,
+    METHODS,
+    PELTR,
+    CoVState,
+    CoVWeighting,
+    DWAState,
+    EqualState,
+    EqualWeights,
+    FixedState,
+    FixedWeights,
+    GradNorm,
+    GradNormState,
+    PCGrad,
+    PCGradState,
+    PELTRState,
+    UncertaintyState,
+    UncertaintyWeighting,
+)
 from mtlref.notation import DomainError, LogError, MissingExtraError, MtlrefError, NonFiniteError, ShapeError
 from mtlref.optimisers import SGD, Adam, Momentum
 from mtlref.state import State, from_json, to_json
@@ -16,12 +34,17 @@ __version__ = "0.1.0"
 __all__ = [
     "DWA",
     "METHODS",
+    "PELTR",
     "SGD",
     "Adam",
+    "CoVState",
+    "CoVWeighting",
     "DWAState",
     "DomainError",
     "EqualState",
     "EqualWeights",
+    "FixedState",
+    "FixedWeights",
     "GradNorm",
     "GradNormState",
     "LogError",
@@ -30,9 +53,14 @@ __all__ = [
     "Momentum",
     "MtlrefError",
     "NonFiniteError",
+    "PCGrad",
+    "PCGradState",
+    "PELTRState",
     "ShapeError",
     "State",
     "Step",
+    "UncertaintyState",
+    "UncertaintyWeighting",
     "compress",
     "from_gram",
     "from_json",

@@ -13,10 +13,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations as choose
 
-from mtlref.defects import dwa, gradnorm
+from mtlref.defects import cov, dwa, fixed, gradnorm, pcgrad, pe_ltr, uncertainty
 from mtlref.defects.defect import Defect, variant
 
-DEFECTS: Mapping[str, tuple[Defect, ...]] = {"equal": (), "gradnorm": gradnorm.DEFECTS, "dwa": dwa.DEFECTS}
+DEFECTS: Mapping[str, tuple[Defect, ...]] = {
+    "equal": (),
+    "fixed": fixed.DEFECTS,
+    "gradnorm": gradnorm.DEFECTS,
+    "pe_ltr": pe_ltr.DEFECTS,
+    "pcgrad": pcgrad.DEFECTS,
+    "uncertainty": uncertainty.DEFECTS,
+    "dwa": dwa.DEFECTS,
+    "cov": cov.DEFECTS,
+}
 """The known defects of every method, by its stem."""
 
 

@@ -3,15 +3,43 @@
 from __future__ import annotations
 
 from mtlref.contract import Method
+from mtlref.methods.cov import CoVState, CoVWeighting
 from mtlref.methods.dwa import DWA, DWAState
 from mtlref.methods.equal import EqualState, EqualWeights
+from mtlref.methods.fixed import FixedState, FixedWeights
 from mtlref.methods.gradnorm import GradNorm, GradNormState
+from mtlref.methods.pcgrad import PCGrad, PCGradState
+from mtlref.methods.pe_ltr import PELTR, PELTRState
+from mtlref.methods.uncertainty import UncertaintyState, UncertaintyWeighting
 
 METHODS: dict[str, type[Method]] = {
     "equal": EqualWeights,
+    "fixed": FixedWeights,
     "gradnorm": GradNorm,
+    "pe_ltr": PELTR,
+    "pcgrad": PCGrad,
+    "uncertainty": UncertaintyWeighting,
     "dwa": DWA,
+    "cov": CoVWeighting,
 }
 """Every weighting method by its stem."""
 
-__all__ = ["DWA", "METHODS", "DWAState", "EqualState", "EqualWeights", "GradNorm", "GradNormState"]
+__all__ = [
+    "DWA",
+    "METHODS",
+    "PELTR",
+    "CoVState",
+    "CoVWeighting",
+    "DWAState",
+    "EqualState",
+    "EqualWeights",
+    "FixedState",
+    "FixedWeights",
+    "GradNorm",
+    "GradNormState",
+    "PCGrad",
+    "PCGradState",
+    "PELTRState",
+    "UncertaintyState",
+    "UncertaintyWeighting",
+]
