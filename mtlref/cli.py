@@ -68,11 +68,21 @@ def _audit_parser(command: argparse.ArgumentParser) -> None:
 def _explain_parser(command: argparse.ArgumentParser) -> None:
     command.description = (
         "Prints every tagged equation of a method with the numbers it gives, on a built-in problem or on yours. "
-        "Give --losses and --norms once a step (once an epoch for DWA); the last one is explained."
+        "Give --losses, and --norms or --jacobian, once a step (once an epoch for DWA); the last one is explained."
     )
     command.add_argument("method", choices=list(METHODS), metavar="METHOD", help=", ".join(METHODS))
     command.add_argument("--losses", metavar="L1,L2,…", action="append", type=_numbers, help="the losses of a step")
-    command.add_argument("--norms", metavar="N1,N2,…", action="append", type=_numbers, help="the gradients' norms")
+    gradients = command.add_mutually_exclusive_group()
+    gradients.add_argument(
+        "--norms", metavar="N1,N2,…", action="append", type=_numbers, help="the norms of orthogonal task gradients"
+    )
+    gradients.add_argument(
+        "--jacobian",
+        metavar="G11,G12;G21,G22;…",
+        action="append",
+        type=_rows,
+        help="the task gradients, a row a task",
+    )
     command.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="a setting of the method")
     command.add_argument("--json", action="store_true", help="print the equations and numbers as JSON")
     command.set_defaults(run=_explain)
@@ -101,8 +111,13 @@ def _explain(arguments: argparse.Namespace) -> int:
     from mtlref import explain
 
     losses = arguments.losses or explain.EXAMPLE_LOSSES
-    norms = arguments.norms or ([[1.0] * len(losses[0])] if arguments.losses else explain.EXAMPLE_NORMS)
-    explanation = explain.explain(build(arguments.method, parse(arguments.set)), losses, norms)
+    if arguments.jacobian:
+        jacobians = arguments.jacobian
+    elif arguments.losses or arguments.norms:
+        jacobians = explain.orthogonal(arguments.norms or [[1.0] * len(losses[0])])
+    else:
+        jacobians = explain.EXAMPLE_JACOBIANS
+    explanation = explain.explain(build(arguments.method, parse(arguments.set)), losses, jacobians)
     print(json.dumps(explanation.plain(), indent=2) if arguments.json else explain.text(explanation))
     return AGREES
 
@@ -113,3 +128,8 @@ def _numbers(text: str) -> list[float]:
         return [float(word) for word in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers such as 2.0,0.5,1") from None
+
+
+def _rows(text: str) -> list[list[float]]:
+    """Return the rows of numbers, with semicolons between the rows."""
+    return [_numbers(row) for row in text.split(";")]

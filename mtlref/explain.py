@@ -1,7 +1,8 @@
 """Explain: every tagged equation of a method, with the numbers that it gives on a small problem.
 
-The problem is the built-in one, or the losses and norms that the user gives. Several rows of losses are several
-steps (epochs, for a method that steps once an epoch); the last one is explained.
+The problem is the built-in one, or the losses and gradients that the user gives. Several rows of losses are several
+steps (epochs, for a method that steps once an epoch); the last one is explained. Gradients given by their norms alone
+are taken in orthogonal directions. A method that draws at random draws with the seed 0, and the draw is shown.
 """
 
 from __future__ import annotations
@@ -11,16 +12,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mtlref.contract import Method, Step
-from mtlref.notation import Array, ShapeError, formula, matrix
+from mtlref.notation import Array, formula, matrix, norms
 from mtlref.settings import described
 from mtlref.state import State
 
 EXAMPLE_LOSSES = ((2.0, 1.0, 4.0), (1.0, 0.8, 3.6))
 """The built-in problem: task 0 has halved its loss, task 2 has hardly moved."""
-EXAMPLE_NORMS = ((1.0, 3.0, 0.5), (0.8, 2.5, 0.6))
-"""The norms of its task gradients."""
+EXAMPLE_JACOBIANS = (
+    ((1.0, 0.0), (-1.8, 2.4), (0.0, -0.5)),
+    ((0.8, 0.0), (-1.5, 2.0), (0.36, -0.48)),
+)
+"""Its task gradients, of norms (1, 3, 0.5) and (0.8, 2.5, 0.6): the second is in conflict with the others."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,8 @@ class Explanation:
     method: Method
     state: State
     losses: Array
-    norms: Array
+    jacobian: Array
+    draw: Array | None
     step: Step
 
     def equations(self) -> list[tuple[str, str, str, object]]:
@@ -46,7 +52,8 @@ class Explanation:
             "method": self.method.stem,
             "settings": described(self.method),
             "losses": self.losses.tolist(),
-            "norms": self.norms.tolist(),
+            "jacobian": self.jacobian.tolist(),
+            "draw": None if self.draw is None else self.draw.tolist(),
             "weights": self.step.weights.tolist(),
             "equations": [
                 {"tag": tag, "formula": text, "name": name, "value": np.asarray(value).tolist()}
@@ -55,21 +62,25 @@ class Explanation:
         }
 
 
-def explain(method: Method, losses: Sequence[Sequence[float]], norms: Sequence[Sequence[float]]) -> Explanation:
-    """Return the explanation of the last of the steps on `losses` (N, K) and gradient `norms` (N, K), in orthogonal
-    directions. Fewer norms than losses: the last row goes on. Errors: ShapeError, and whatever the step raises.
+def explain(method: Method, losses: ArrayLike, jacobians: Sequence[ArrayLike]) -> Explanation:
+    """Return the explanation of the last of the steps on `losses` (N, K) and the Jacobians, each (K, D).
+
+    With fewer Jacobians than losses the last one goes on. Errors: ShapeError, and whatever the steps raise.
     """
     L = matrix("losses", losses)
-    n = matrix("norms", norms)
-    if n.shape[1] != L.shape[1]:
-        message = f"norms must have one entry a task, {L.shape[1]}; they have {n.shape[1]}"
-        raise ShapeError(message, argument="norms", value=n.shape[1])
-    state = method.init(L.shape[1])
+    K, rng = L.shape[1], np.random.default_rng(0)
+    state = method.init(K)
     for row in range(len(L)):
-        before, at = state, n[min(row, len(n) - 1)]
-        step = method.step(before, L[row], np.diag(at))
+        before, J = state, matrix("jacobian", jacobians[min(row, len(jacobians) - 1)], K)
+        draw = method.sample(rng, K)
+        step = method.step(before, L[row], J, **({} if draw is None else {"draw": draw}))
         state = step.state
-    return Explanation(method, before, L[-1], at, step)
+    return Explanation(method, before, L[-1], J, draw, step)
+
+
+def orthogonal(norms: Sequence[Sequence[float]]) -> list[Array]:
+    """Return a Jacobian of orthogonal rows for each row of norms (K,)."""
+    return [np.diag(row) for row in norms]
 
 
 def text(explanation: Explanation, width: int = 100) -> str:
@@ -80,18 +91,26 @@ def text(explanation: Explanation, width: int = 100) -> str:
         f"Source: {method.source}",
         f"Derivation: derivations/{method.stem}.md",
         "",
-        f"At this {method.cadence}: losses  {numbers(explanation.losses)}",
+        f"At this {method.cadence}:",
+        *listed("losses", explanation.losses),
     ]
-    if method.reads != "losses":
-        lines.append(f"              norms   {numbers(explanation.norms)}")
-    lines.append(f"              weights {numbers(explanation.step.weights)}  in use")
+    if method.reads == "norms":
+        lines += listed("norms", norms(explanation.jacobian))
+    if method.reads == "gram":
+        lines += listed("jacobian", explanation.jacobian)
+    if explanation.draw is not None:
+        lines += listed("draw", explanation.draw)
+    lines += listed("weights", explanation.step.weights)
     for tag, equation, name, value in explanation.equations():
         lines.append("")
         lines += textwrap.wrap(equation, width, subsequent_indent=" " * (len(tag) + 2))
-        lines.append(f"    {name} = {numbers(value)}")
+        lines += listed(name, value)
     return "\n".join(lines)
 
 
-def numbers(value: object) -> str:
-    """Return a number, or a vector's numbers, to seven digits."""
-    return "  ".join(f"{x:.7g}" for x in np.atleast_1d(np.asarray(value, dtype=np.float64)))
+def listed(name: str, value: object) -> list[str]:
+    """Return the line `name = numbers`, or a line a row of a matrix, to seven digits."""
+    rows = np.atleast_2d(np.asarray(value, dtype=np.float64))
+    texts = ["  ".join(f"{x:.7g}" for x in row) for row in rows]
+    blank = " " * len(f"{name} = ")
+    return [f"    {name} = {texts[0]}", *(f"    {blank}{text}" for text in texts[1:])]

@@ -52,7 +52,7 @@ def test_settings_and_patterns_from_the_command_line(capsys, tmp_path):
         (["audit", "example:torch-loop", "--set", "alpha=-1"], "alpha = -1.0 must not be negative"),
         (["audit", "example:torch-loop", "--set", "gamma=1"], "has no setting 'gamma'"),
         (["explain", "gradnorm", "--losses", "1,0"], "GN-3 divides by initial_losses[1] = 0.0"),
-        (["explain", "gradnorm", "--losses", "1,2", "--norms", "1,2,3"], "norms must have one entry a task, 2"),
+        (["explain", "gradnorm", "--losses", "1,2", "--norms", "1,2,3"], "jacobian must have one row a task, 2"),
         (["explain", "dwa", "--set", "temperature=0"], "temperature = 0.0 must be above 0"),
     ],
 )
