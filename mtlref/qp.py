@@ -87,7 +87,7 @@ def project_simplex(v: Array, total: float) -> Array:
 
 
 def minimum_norm(jacobian: ArrayLike, bounds: ArrayLike | None = None) -> MinimumNorm:
-    """Return the weights of QP-2: w = argmin ‖Jᵀ w‖² over Σ w = 1, w ≥ c, by QP-8 if there are many.
+    """QP-2: w = argmin ‖Jᵀ w‖² over Σ w = 1, w ≥ c; of many, that of QP-8.
 
     `jacobian` (K, D) or a factor that stands for it; `bounds` (K,): c, 0 unless given, with Σ c ≤ 1.
     Errors: ShapeError, DomainError; NonFiniteError if ‖Jᵀ w‖² is beyond float64; CertificateError if the answer

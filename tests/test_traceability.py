@@ -104,3 +104,20 @@ def test_the_derivation_s_named_tests_exist():
     for page in sorted((ROOT / "derivations").glob("*.md")):
         for name in re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8")):
             assert f"def {name}(" in tests, f"{page.name} names {name}, which is not there"
+
+
+def test_every_equation_of_the_seed_documents_is_somewhere():
+    """derivations/README.md's table: each row names tags that exist, and every method's equations are reached."""
+    page = (ROOT / "derivations/README.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith(("| GradNorm |", "| article |"))]
+    assert len(rows) == 30 + 1
+    begun, known, reached = docstring_tags(), headings(), set()
+    for _, equation, tags in rows:
+        named = [match.group() for match in TAG.finditer(tags)]
+        assert named, f"{equation} has no tag"
+        for tag in named:
+            assert tag in known, tag
+            assert tag in begun or not EQUATION_TAG.fullmatch(tag), f"{tag} has no function"
+        reached.update(named)
+    for stem, cls in mtlref.METHODS.items():
+        assert reached & {*cls.tags.values(), cls.heads}, f"{stem} is in no seed's row"
