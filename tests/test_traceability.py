@@ -72,6 +72,7 @@ def test_a_method_stands_in_its_five_places(stem):
     for path in (
         f"mtlref/methods/{stem}.py",
         f"derivations/{stem}.md",
+        f"mtlref/vectors/{stem}.json",
         f"tests/methods/test_{stem}.py",
     ):
         assert (ROOT / path).is_file(), path
