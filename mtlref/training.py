@@ -13,6 +13,7 @@ losses (DWA-C2). The history holds a row a step, and writes the log that `mtlref
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,23 +39,27 @@ class History:
     """What a training run did: a row a step, N steps of K tasks, and what it left.
 
     `epochs` (N,); `losses`, `norms` (of the measured gradients), `weights` and `head_weights` (N, K);
-    `parameters` and `state` after the last step.
+    `gram` (N, K, K), the measured gradients' inner products; `parameters` and `state` after the last step.
     """
 
     epochs: Array
     losses: Array
     norms: Array
+    gram: Array
     weights: Array
     head_weights: Array
     parameters: Parameters[Array]
     state: State
 
-    def columns(self, tasks: Sequence[str] | None = None) -> dict[str, Array]:
-        """Return the audit's columns: step, epoch, and loss/, norm/, weight/ of each task."""
+    def columns(self, tasks: Sequence[str] | None = None, gram: bool = False) -> dict[str, Array]:
+        """Return the audit's columns: step, epoch, loss/, norm/, weight/ of each task; gram/ of each pair if asked."""
         names = [str(i) for i in range(self.losses.shape[1])] if tasks is None else tasks
         columns = {"step": np.arange(len(self.epochs), dtype=np.float64), "epoch": self.epochs}
         for kind, values in (("loss", self.losses), ("norm", self.norms), ("weight", self.weights)):
             columns.update({f"{kind}/{name}": values[:, i] for i, name in enumerate(names)})
+        if gram:
+            pairs = itertools.combinations_with_replacement(enumerate(names), 2)
+            columns.update({f"gram/{a}/{b}": self.gram[:, i, j] for (i, a), (j, b) in pairs})
         return columns
 
     def write_log(
@@ -67,7 +72,9 @@ class History:
         """Write the audit's log to a .csv at `path`, and its side file: the method and its plain settings."""
         from mtlref.audit.writers import write_log
 
-        write_log(path, self.columns(tasks), {"method": method.stem, "settings": dict(settings)})
+        write_log(
+            path, self.columns(tasks, method.reads == "gram"), {"method": method.stem, "settings": dict(settings)}
+        )
 
 
 def train(
@@ -117,7 +124,7 @@ class _Run:
         self.parameters = parameters
         self.moving = optimiser.init(raveled(parameters.flat))
         self.state = method.init(len(parameters.heads))
-        self.rows: list[tuple[int, Array, Array, Array, Array]] = []
+        self.rows: list[tuple[int, Array, Array, Array, Array, Array]] = []
 
     def step(self, epoch: int, batch: Any) -> None:
         """Take one step of the network, and one of a method that steps every time."""
@@ -128,7 +135,7 @@ class _Run:
         w, h = self.weigh(L, seen)
         shared = direction(w, np.concatenate(blocks[:n_shared], axis=1))
         heads = [direction(h, block) for block in blocks[n_shared:]]
-        self.rows.append((epoch, L, norms(seen), w, h))
+        self.rows.append((epoch, L, norms(seen), seen @ seen.T, w, h))
         self.move(np.concatenate([shared, *heads]))
 
     def weigh(self, L: Array, seen: Array) -> tuple[Array, Array]:
@@ -155,8 +162,8 @@ class _Run:
     def history(self) -> History:
         """Return the rows as arrays."""
         epochs, *columns = zip(*self.rows, strict=True)
-        losses, n, w, h = (np.array(column) for column in columns)
-        return History(np.array(epochs, dtype=np.float64), losses, n, w, h, self.parameters, self.state)
+        losses, n, gram, w, h = (np.array(column) for column in columns)
+        return History(np.array(epochs, dtype=np.float64), losses, n, gram, w, h, self.parameters, self.state)
 
 
 def raveled(arrays: Sequence[Array]) -> Array:

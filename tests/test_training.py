@@ -127,8 +127,14 @@ def test_other_optimisers_bring_the_loss_down(optimiser):
         (mtlref.GradNorm(alpha=0.5, optimiser=mtlref.Adam(0.01)), {"alpha": 0.5, "optimiser": "adam", "lr": 0.01}),
         (mtlref.DWA(temperature=0.5), {"temperature": 0.5}),
         (mtlref.EqualWeights(), {}),
+        (mtlref.FixedWeights((0.5, 2.0, 1.0)), {"weights": [0.5, 2.0, 1.0]}),
+        (mtlref.PELTR(bounds=(0.1, 0.0, 0.2)), {"bounds": [0.1, 0.0, 0.2]}),
+        (mtlref.PELTR(solver="exact", timing="same"), {"solver": "exact", "timing": "same"}),
+        (mtlref.UncertaintyWeighting(lr=0.01), {"lr": 0.01}),
+        (mtlref.CoVWeighting(), {}),
+        (mtlref.CoVWeighting(statistics="previous", decay=0.9), {"statistics": "previous", "decay": 0.9}),
     ],
-    ids=["gradnorm", "gradnorm-adam", "dwa", "equal"],
+    ids=lambda x: type(x).__name__ if isinstance(x, mtlref.Method) else ",".join(x) or "defaults",
 )
 def test_the_log_that_training_writes_passes_the_audit(tmp_path, method, settings):
     path = tmp_path / "run.csv"
@@ -137,7 +143,20 @@ def test_the_log_that_training_writes_passes_the_audit(tmp_path, method, setting
     assert audited.log.tasks == TASKS
     verdict = judge(audited.method, audited.log)
     assert verdict.passed
-    assert verdict.steps == (5 if method.cadence == "epoch" else 17)
+    assert verdict.steps == (6 if method.cadence == "epoch" else 18) - method.lagged
+
+
+def test_pcgrad_trains_on_its_draws_and_leaves_the_heads_alone(tmp_path):
+    """Three tasks: the weights are those of the generator's draws, and a log without draws is refused."""
+    history = run(mtlref.PCGrad(), rng=np.random.default_rng(5))
+    rng, method = np.random.default_rng(5), mtlref.PCGrad()
+    for gram, w in zip(history.gram, history.weights, strict=True):
+        out = method.step(method.init(3), np.ones(3), mtlref.from_gram(gram), draw=method.sample(rng, 3))
+        np.testing.assert_allclose(w, out.weights, rtol=1e-6)
+    np.testing.assert_array_equal(history.head_weights, 1.0)
+    history.write_log(tmp_path / "run.csv", method, {}, TASKS)
+    with pytest.raises(mtlref.LogError, match="PCGrad draws at random, and the log does not hold its draws"):
+        read_run(str(tmp_path / "run.csv"))
 
 
 def test_the_same_seed_trains_to_the_same_bits():

@@ -83,6 +83,11 @@ class PELTR(Method):
             message = f"timing = {self.timing!r} must be 'next' or 'same' (PELTR-C1)"
             raise DomainError(message, argument="timing", value=self.timing, equation="PELTR-7")
 
+    @property
+    def lagged(self) -> bool:
+        """Whether the weights in use come from the step before: with timing "next"."""
+        return self.timing == "next"
+
     def _shares(self, K: int) -> tuple[Array, float]:
         """Return c (K,) and the slack s = 1 − Σ c. Errors: ShapeError if there are not K bounds."""
         return shares(np.zeros(K) if self.bounds is None else self.bounds, K)
