@@ -52,7 +52,7 @@ class History:
     state: State
 
     def columns(self, tasks: Sequence[str] | None = None, gram: bool = False) -> dict[str, Array]:
-        """Return the audit's columns: step, epoch, loss/, norm/ weight/ of tasks, gram/ of pairs if asked."""
+        """Return the audit's columns: step, epoch, loss/, norm/, weight/ of tasks, gram/ of pairs if asked."""
         names = [str(i) for i in range(self.losses.shape[1])] if tasks is None else tasks
         columns = {"step": np.arange(len(self.epochs), dtype=np.float64), "epoch": self.epochs}
         for kind, values in (("loss", self.losses), ("norm", self.norms), ("weight", self.weights)):

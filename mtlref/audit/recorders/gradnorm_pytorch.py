@@ -12,38 +12,25 @@ from importlib.metadata import version
 import torch
 from gradnorm_pytorch import GradNormLossWeighter
 
-from mtlref.audit.recorders.digits import (
-    ALPHA,
-    NETWORK_LR,
-    SEED,
-    TASKS,
-    WEIGHT_LR,
-    Rows,
-    TwoHeads,
-    batches,
-    gradient_norms,
-    run_settings,
-    save,
-    task_losses,
-)
+from mtlref.audit.recorders import digits
 
 
 def record() -> dict[str, list[float]]:
     """Train, and return the log's columns."""
-    torch.manual_seed(SEED)
+    torch.manual_seed(digits.SEED)
     torch.set_num_threads(1)
-    network = TwoHeads()
+    network = digits.TwoHeads()
     weighter = GradNormLossWeighter(
-        num_losses=len(TASKS),
-        learning_rate=WEIGHT_LR,
-        restoring_force_alpha=ALPHA,
+        num_losses=len(digits.TASKS),
+        learning_rate=digits.WEIGHT_LR,
+        restoring_force_alpha=digits.ALPHA,
         grad_norm_parameters=network.last_shared,
     )
-    optimiser = torch.optim.SGD(network.parameters(), lr=NETWORK_LR)
-    rows = Rows()
-    for batch in batches():
-        losses = task_losses(network, batch)
-        rows.add(losses, gradient_norms(losses, network.last_shared), weighter.loss_weights.tolist())
+    optimiser = torch.optim.SGD(network.parameters(), lr=digits.NETWORK_LR)
+    rows = digits.Rows()
+    for batch in digits.batches():
+        losses = digits.task_losses(network, batch)
+        rows.add(losses, digits.gradient_norms(losses, network.last_shared), weighter.loss_weights.tolist())
         optimiser.zero_grad()
         weighter.backward(losses)
         optimiser.step()
@@ -51,8 +38,8 @@ def record() -> dict[str, list[float]]:
 
 
 if __name__ == "__main__":
-    save(
+    digits.save(
         "Record a run of gradnorm-pytorch.",
         record(),
-        run_settings(f"gradnorm-pytorch {version('gradnorm-pytorch')}", "gradnorm_pytorch"),
+        digits.run_settings(f"gradnorm-pytorch {version('gradnorm-pytorch')}", "gradnorm_pytorch"),
     )

@@ -11,42 +11,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtlref.audit.recorders.digits import (
-    ALPHA,
-    NETWORK_LR,
-    SEED,
-    TASKS,
-    WEIGHT_LR,
-    Rows,
-    TwoHeads,
-    batches,
-    gradient_norms,
-    run_settings,
-    save,
-    task_losses,
-)
+from mtlref.audit.recorders import digits
 
 
 def record() -> dict[str, list[float]]:
     """Train, and return the log's columns."""
-    torch.manual_seed(SEED)
+    torch.manual_seed(digits.SEED)
     torch.set_num_threads(1)
-    network = TwoHeads()
-    optimiser = torch.optim.SGD(network.parameters(), lr=NETWORK_LR)
-    weights = torch.ones(len(TASKS))
+    network = digits.TwoHeads()
+    optimiser = torch.optim.SGD(network.parameters(), lr=digits.NETWORK_LR)
+    weights = torch.ones(len(digits.TASKS))
     first: Tensor | None = None
-    rows = Rows()
-    for batch in batches():
-        losses = task_losses(network, batch)
-        rows.add(losses, gradient_norms(losses, network.last_shared), weights.tolist())
+    rows = digits.Rows()
+    for batch in digits.batches():
+        losses = digits.task_losses(network, batch)
+        rows.add(losses, digits.gradient_norms(losses, network.last_shared), weights.tolist())
         values = torch.stack(losses).detach()
         first = values if first is None else first
         slope = weight_gradient(weights, losses, values / first, network.last_shared)
         optimiser.zero_grad()
         torch.autograd.backward(torch.dot(weights, torch.stack(losses)))
         optimiser.step()
-        weights = weights - WEIGHT_LR * slope
-        weights = weights * (len(TASKS) / weights.sum())
+        weights = weights - digits.WEIGHT_LR * slope
+        weights = weights * (len(digits.TASKS) / weights.sum())
     return rows.columns
 
 
@@ -55,13 +42,13 @@ def weight_gradient(weights: Tensor, losses: list[Tensor], progress: Tensor, par
     w = weights.clone().requires_grad_()
     terms = [torch.autograd.grad(w[i] * loss, parameter, create_graph=True)[0] for i, loss in enumerate(losses)]
     norms = torch.stack([term.norm() for term in terms])
-    target = (norms.mean() * (progress / progress.mean()) ** ALPHA).detach()
+    target = (norms.mean() * (progress / progress.mean()) ** digits.ALPHA).detach()
     return torch.autograd.grad((norms - target).abs().sum(), w, retain_graph=True)[0]
 
 
 if __name__ == "__main__":
-    save(
+    digits.save(
         "Record a run of a GradNorm loop in torch.",
         record(),
-        run_settings("a loop written by hand after Algorithm 1", "torch_loop"),
+        digits.run_settings("a loop written by hand after Algorithm 1", "torch_loop"),
     )
