@@ -204,8 +204,21 @@ def formula(tag: str) -> str:
     return " ".join(doc.split("\n\n")[0].split())
 
 
+PUBLIC = {
+    "L": "losses",
+    "L_0": "initial_losses",
+    "L_prev": "losses_prev",
+    "mu_L_prev": "loss_means",
+    "n": "norms",
+    "s": "log_variances",
+    "w": "weights",
+}
+"""The names that users know, by the papers' letters which the equations' functions use."""
+
+
 def not_finite(tag: str, result: Array, given: Mapping[str, object]) -> NonFiniteError:
     """Return the error that says which task of `result` is not finite, and from which arguments."""
+    given = {PUBLIC.get(name, name): value for name, value in given.items()}
     bad = np.argwhere(~np.isfinite(result))
     at = tuple(int(i) for i in bad[0]) if len(bad) else ()
     task = at[0] if at else None

@@ -329,7 +329,7 @@ BAD = [
     (state_of(M=np.array([-0.1, 1.0])), [1.0, 2.0], DomainError, "state.M", 0, -0.1, "COV-5"),
     (state_of(M=np.array([0.1, math.nan])), [1.0, 2.0], DomainError, "state.M", 1, math.nan, "COV-5"),
     (state_of(ratio_means=np.array([1.0, -2.0])), [1.0, 2.0], DomainError, "ratio_means", 1, -1.0, "COV-6"),
-    (state_of(loss_means=np.array([5e-324, 1.0])), [1e300, 1.0], NonFiniteError, "L", 0, math.inf, "COV-2"),
+    (state_of(loss_means=np.array([5e-324, 1.0])), [1e300, 1.0], NonFiniteError, "losses", 0, math.inf, "COV-2"),
     (state_of(step=-1), [1.0, 2.0], DomainError, "state.step", None, -1, None),
     (state_of().loss_means, [1.0, 2.0], DomainError, "state", None, "ndarray", None),
 ]

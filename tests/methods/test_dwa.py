@@ -135,6 +135,14 @@ def test_monotone(pair, factor):
     assert np.all(raised[1:] < w[1:])
 
 
+@given(epochs(tasks=(2, 3, 5)), st.integers(-3, 3), st.integers(-5, 5))
+def test_only_differences_of_ratios_over_the_temperature_count(pair, shift, exponent):
+    ratio = np.round(pair[1] / pair[0] * 2**20) / 2**20  # so that shift and factor are exact
+    w, factor = softmax_weights(ratio, 2.0), 2.0**exponent
+    np.testing.assert_allclose(softmax_weights(ratio + shift, 2.0), w, rtol=4 * ULP)
+    np.testing.assert_array_equal(softmax_weights(factor * ratio, 2.0 * factor), w)
+
+
 def test_one_task():
     np.testing.assert_array_equal(next_weights([3.0], [0.1]), [1.0])
 
@@ -176,7 +184,7 @@ def test_nothing_is_written_to_and_the_same_inputs_give_the_same_bits():
         ([1.0, 1.0], [1.0, 0.0], "losses_prev", 1, 0.0),
         ([1.0, 1.0], [-1.0, 1.0], "losses_prev", 0, -1.0),
         ([1.0, 1.0], [1.0], "state.losses_prev", None, 1),
-        ([1e300, 1.0], [1e-300, 1.0], "L", 0, np.inf),
+        ([1e300, 1.0], [1e-300, 1.0], "losses", 0, np.inf),
     ],
 )
 def test_bad_input_is_refused_by_name(losses_now, losses_prev, argument, task, value):

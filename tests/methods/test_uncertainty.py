@@ -269,7 +269,7 @@ def test_a_loss_of_zero_lowers_the_variance_without_end():
 def test_an_overflowing_weight_is_a_named_error():
     with pytest.raises(NonFiniteError, match="UW-1") as caught:
         UncertaintyWeighting().at([0.0, -710.0])
-    assert (caught.value.task, caught.value.argument) == (1, "s")
+    assert (caught.value.task, caught.value.argument) == (1, "log_variances")
 
 
 def test_one_name_and_one_number_hold_for_all_tasks():
