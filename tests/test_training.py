@@ -154,6 +154,13 @@ def test_pcgrad_trains_on_its_draws_and_leaves_the_heads_alone(tmp_path):
         out = method.step(method.init(3), np.ones(3), mtlref.from_gram(gram), draw=method.sample(rng, 3))
         np.testing.assert_allclose(w, out.weights, rtol=1e-6)
     np.testing.assert_array_equal(history.head_weights, 1.0)
+    only, start = [next(batches(0))], NETWORK.init(np.random.default_rng(7))
+    moved = train(losses, start, lambda _: only, mtlref.PCGrad(), mtlref.SGD(0.05), epochs=1)
+    plain = train(losses, start, lambda _: only, mtlref.EqualWeights(), mtlref.SGD(0.05), epochs=1)
+    assert not np.array_equal(moved.parameters.shared[0], plain.parameters.shared[0])
+    for head, expected in zip(moved.parameters.heads, plain.parameters.heads, strict=True):
+        np.testing.assert_array_equal(head[0], expected[0])
+        np.testing.assert_array_equal(head[1], expected[1])
     history.write_log(tmp_path / "run.csv", method, {}, TASKS)
     with pytest.raises(mtlref.LogError, match="PCGrad draws at random, and the log does not hold its draws"):
         read_run(str(tmp_path / "run.csv"))
