@@ -160,7 +160,9 @@ def from_gram(gram: ArrayLike, tolerance: float = 1e-12) -> Array:
     unit = np.where(norm > 0, norm, 1.0)
     with np.errstate(over="ignore"):
         C = G / unit[:, None] / unit[None, :]
-    wrong = np.abs(C - C.T).max(axis=1) + np.where(norm > 0, 0.0, np.abs(C).max(axis=1))
+    steepest = np.abs(C).max(axis=1)
+    require(steepest <= 1 + tolerance, "cosine", steepest, "MTL-2", "needs inner products within the norms, not")
+    wrong = np.abs(C - C.T).max(axis=1) + np.where(norm > 0, 0.0, steepest)
     require(wrong <= tolerance, "asymmetry", wrong, "MTL-2", "needs a symmetric matrix of inner products, not")
     values, V = np.linalg.eigh((C + C.T) / 2)
     require(values >= -len(G) * tolerance, "eigenvalue", values, "MTL-2", "needs a positive semidefinite gram, not")
