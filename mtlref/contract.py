@@ -25,8 +25,8 @@ from typing import ClassVar, Literal, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mtlref.notation import Array, DomainError, ShapeError, equation, matrix, not_finite, require, vector
-from mtlref.state import State
+from mtlref.notation import Array, ShapeError, equation, matrix, not_finite, require, row_scale, vector
+from mtlref.state import State, own
 
 Reads = Literal["losses", "norms", "gram"]
 Cadence = Literal["step", "epoch"]
@@ -106,10 +106,14 @@ S = TypeVar("S", bound=State)
 
 def same_tasks(state: State, kind: type[S], weights: str = "weights") -> tuple[S, Array]:
     """Return `state`, known to be a `kind`, and its checked weights (K,). Errors: DomainError, ShapeError."""
-    if not isinstance(state, kind):
-        message = f"state must be a {kind.__name__}; it is a {type(state).__name__}"
-        raise DomainError(message, argument="state", value=type(state).__name__)
-    return state, vector(f"state.{weights}", getattr(state, weights))
+    known = own(state, kind)
+    return known, vector(f"state.{weights}", getattr(known, weights))
+
+
+def weights_of(state: State) -> Array:
+    """Return the field `weights` (K,) of a method's state."""
+    weights: Array = vars(state)["weights"]
+    return weights
 
 
 # THE LABEL LOSS
@@ -168,9 +172,3 @@ def from_gram(gram: ArrayLike, tolerance: float = 1e-12) -> Array:
     require(values >= -len(G) * tolerance, "eigenvalue", values, "MTL-2", "needs a positive semidefinite gram, not")
     F: Array = norm[:, None] * V * np.sqrt(np.maximum(values, 0.0))
     return F
-
-
-def row_scale(jacobian: Array) -> Array:
-    """Return the largest absolute entry of each row, 1 for a row of zeros: what rows are equilibrated by."""
-    scale = np.max(np.abs(jacobian), axis=1, initial=0.0)
-    return np.asarray(np.where(scale > 0, scale, 1.0))

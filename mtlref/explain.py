@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mtlref.contract import Method, Step
+from mtlref.contract import Method, Step, weights_of
 from mtlref.notation import Array, formula, matrix, norms
 from mtlref.settings import described
 from mtlref.state import State
@@ -41,7 +41,7 @@ class Explanation:
 
     def equations(self) -> list[tuple[str, str, str, object]]:
         """Return (tag, formula, name, value) of every tagged equation, in tag order."""
-        method, first = self.method, vars(self.method.init(len(self.losses)))["weights"]
+        method, first = self.method, weights_of(self.method.init(len(self.losses)))
         rows = [(tag, name, self.step.terms[name]) for name, tag in method.tags.items()]
         rows += [(method.heads, "head_weights", self.step.head_weights), (method.start, "w_0", first)]
         return [(tag, formula(tag), name, value) for tag, name, value in rows]

@@ -247,11 +247,16 @@ def norms(jacobian: Array, equation: str = "GN-1") -> Array:
     The scaling keeps the squares in range, so the result is right to rounding from 1e-308 to 1e308.
     Errors: NonFiniteError if the norm itself exceeds the largest float64.
     """
-    scale = np.max(np.abs(jacobian), axis=1, initial=0.0)
-    unit = np.where(scale > 0, scale, 1.0)
-    rows = jacobian / unit[:, None]
+    scale = row_scale(jacobian)
+    rows = jacobian / scale[:, None]
     with np.errstate(under="ignore", over="ignore"):
         result: Array = scale * np.sqrt(np.einsum("kd,kd->k", rows, rows))
     if not np.isfinite(result).all():
         raise not_finite(equation, result, {"jacobian": jacobian})
     return result
+
+
+def row_scale(jacobian: Array) -> Array:
+    """Return the largest absolute entry of each row, 1 for a row of zeros: what rows are equilibrated by."""
+    scale = np.max(np.abs(jacobian), axis=1, initial=0.0)
+    return np.asarray(np.where(scale > 0, scale, 1.0))

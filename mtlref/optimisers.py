@@ -16,15 +16,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from mtlref.notation import Array, DomainError, ShapeError, equation, nonnegative, positive, real
-from mtlref.state import State
-
-S = TypeVar("S", bound=State)
+from mtlref.state import State, own
 
 # STATES
 
@@ -197,14 +194,6 @@ def discount(argument: str, value: float) -> float:
     if number >= 1:
         raise DomainError(f"{argument} = {number!r} must be below 1", argument=argument, value=number)
     return number
-
-
-def own(state: State, kind: type[S]) -> S:
-    """Return `state`, which must be of the optimiser's own kind. Errors: DomainError."""
-    if not isinstance(state, kind):
-        message = f"the state must be {kind.__name__}; it is {type(state).__name__}"
-        raise DomainError(message, argument="state", value=state)
-    return state
 
 
 def same_shape(**arrays: ArrayLike) -> list[Array]:

@@ -58,6 +58,14 @@ class State:
         return hash(self.to_json())
 
 
+def own(state: State, kind: type[S]) -> S:
+    """Return `state`, which must be of the `kind` that its method or optimiser steps. Errors: DomainError."""
+    if not isinstance(state, kind):
+        message = f"state must be of kind {kind.__name__}; it is of kind {type(state).__name__}"
+        raise DomainError(message, argument="state", value=type(state).__name__)
+    return state
+
+
 def _same(a: object, b: object) -> bool:
     if a is None or b is None:
         return a is b

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mtlref.autograd import Tensor, value_and_jacobian
-from mtlref.contract import Method, direction
+from mtlref.contract import Method, direction, weights_of
 from mtlref.networks import Parameters
 from mtlref.notation import Array, DomainError, count, norms
 from mtlref.optimisers import Optimiser
@@ -141,7 +141,7 @@ class _Run:
     def weigh(self, L: Array, seen: Array) -> tuple[Array, Array]:
         """Return the weights in use on the trunk and on the heads."""
         if self.method.cadence == "epoch":
-            w: Array = vars(self.state)["weights"]
+            w = weights_of(self.state)
             return w, w
         draw = self.method.sample(self.rng, len(L))
         out = self.method.step(self.state, L, seen, **({} if draw is None else {"draw": draw}))

@@ -124,7 +124,7 @@ def test_shapes_and_states_are_checked():
         SGD(1).step(SGDState(), [1.0, 2.0], [1.0])
     with pytest.raises(ShapeError, match="velocity must have the shape of w"):
         Momentum(1).step(MomentumState(np.zeros(1)), [1.0, 2.0], [1.0, 2.0])
-    with pytest.raises(DomainError, match="the state must be AdamState; it is SGDState"):
+    with pytest.raises(DomainError, match="state must be of kind AdamState; it is of kind SGDState"):
         Adam(1).step(SGDState(), [1.0], [1.0])
     with pytest.raises(DomainError, match=r"g\[1\] = inf is not finite"):
         SGD(1).step(SGDState(), [1.0, 2.0], [1.0, np.inf])

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mtlref.audit.readers import Log
-from mtlref.contract import Method, Step, from_gram
+from mtlref.contract import Method, Step, from_gram, weights_of
 from mtlref.notation import Array, MtlrefError
 from mtlref.state import State
 
@@ -77,18 +77,21 @@ def transitions(method: Method, log: Log) -> Iterator[Transition]:
     weights = logged_weights(log)
     state = method.init(len(log.tasks))
     if method.lagged:
-        got, expected = weights[0], state_weights(state)
+        got, expected = weights[0], weights_of(state)
         yield Transition(0, got, expected, ROUNDINGS * log.unit * np.abs(expected), False)
     for row in range(len(weights) - method.lagged):
-        state = method.resumed(state, weights[row]) if method.lagged else state
         out = taken(method, log, row, state)
         yield judged(method, log, row, state, in_question(method, out))
         state = out.state
 
 
 def taken(method: Method, log: Log, row: int, state: State) -> Step:
-    """Return the method's step on the row. Errors: MtlrefError with the step's number in front."""
+    """Return the method's step on the row, a lagged method's from the log's own weights.
+
+    Errors: MtlrefError with the step's number in front.
+    """
     try:
+        state = method.resumed(state, logged_weights(log)[row]) if method.lagged else state
         return stepped(method, state, log.losses[row], gradients(log, row))
     except MtlrefError as error:
         raise type(error)(
@@ -108,7 +111,7 @@ def stepped(method: Method, state: State, losses: Array, jacobian: Array | None)
 
 def in_question(method: Method, out: Step) -> Array:
     """Return the weights that a step decides: the next ones of a lagged method, else its own."""
-    return state_weights(out.state) if method.lagged else out.weights
+    return weights_of(out.state) if method.lagged else out.weights
 
 
 def judged(method: Method, log: Log, row: int, state: State, expected: Array) -> Transition:
@@ -159,17 +162,11 @@ def free_run(method: Method, log: Log) -> Array:
             out = stepped(method, state, log.losses[row], gradients(log, row))
         except MtlrefError:
             if method.lagged:
-                free.append(state_weights(state))
+                free.append(weights_of(state))
             break
         free.append(out.weights)
         state = out.state
     return np.array(free)
-
-
-def state_weights(state: State) -> Array:
-    """Return the weights that a lagged method's state puts in use."""
-    weights: Array = state.weights  # type: ignore[attr-defined]
-    return weights
 
 
 def logged_weights(log: Log) -> Array:

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mtlref.contract import row_scale
 from mtlref.defects.defect import Defect
 from mtlref.methods.pcgrad import Order, checked_orders, combination, cosines, overlap, partners, project
-from mtlref.notation import Array, norms
+from mtlref.notation import Array, norms, row_scale
 
 
 def fixed_orders(draw: ArrayLike | None, K: int, include_self: bool) -> Order:

@@ -21,8 +21,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mtlref.contract import Cadence, Method, Reads, Step, row_scale, same_tasks
-from mtlref.notation import Array, DomainError, ShapeError, count, equation, matrix, norms, real, vector
+from mtlref.contract import Cadence, Method, Reads, Step, same_tasks
+from mtlref.notation import Array, DomainError, ShapeError, count, equation, matrix, norms, real, row_scale, vector
 from mtlref.state import State
 
 Order = NDArray[np.intp]

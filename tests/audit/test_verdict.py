@@ -304,6 +304,15 @@ def test_a_log_outside_the_method_s_domain_names_the_step(tmp_path):
         judge(run.method, run.log)
 
 
+def test_a_weight_that_the_method_cannot_have_names_the_step(tmp_path):
+    losses, norms = measurements(8)
+    weights = np.ones((8, K))
+    weights[3, 2] = 0.0
+    run = read_run(log(tmp_path, losses, norms, weights), method="uncertainty")
+    with pytest.raises(mtlref.DomainError, match=r"step 3: UW-1 is an exponential, above 0, not weights\[2\] = 0.0"):
+        judge(run.method, run.log)
+
+
 def test_an_example_that_there_is_not_is_named():
     with pytest.raises(mtlref.LogError, match="there are: gradnorm-pytorch, torch-loop"):
         read_run("example:nothing")

@@ -375,7 +375,7 @@ def test_a_number_of_tasks_is_a_whole_number(n_tasks):
 
 
 def test_a_state_of_another_method_is_refused():
-    with pytest.raises(mtlref.DomainError, match="must be a GradNormState; it is a DWAState"):
+    with pytest.raises(mtlref.DomainError, match="must be of kind GradNormState; it is of kind DWAState"):
         mtlref.GradNorm().step(mtlref.DWA().init(2), [1.0, 1.0], np.eye(2))
 
 

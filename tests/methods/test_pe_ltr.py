@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -378,6 +379,12 @@ def test_every_defect_changes_what_a_step_returns(defect):
 
 
 # THE EXPERIMENT
+
+
+def test_the_derivation_s_table_is_what_the_experiment_prints(capsys):
+    page = (Path(__file__).parents[2] / "derivations/pe_ltr.md").read_text(encoding="utf-8")
+    assert pe_ltr_gap.main([]) == 0
+    assert f"$ python -m mtlref.experiments.pe_ltr_gap\n{capsys.readouterr().out}```" in page
 
 
 def test_the_published_steps_miss_the_optimum_for_three_tasks():
