@@ -228,6 +228,19 @@ def test_a_wrong_dwa_is_named(tmp_path, weights_of, name):
     assert [d.name for d in verdict.diagnosis.explanations[0].defects] == [name]
 
 
+def test_epochs_of_unequal_length_are_judged_on_their_means(tmp_path):
+    """A sum over the batches would do for epochs of one length, since only ratios count."""
+    rng, lengths = np.random.default_rng(4), [3, 5, 2, 4, 1, 6, 3, 2, 5]
+    epochs = np.repeat(np.arange(len(lengths)), lengths)
+    losses = np.array([2.0, 0.05, 30.0]) * rng.uniform(0.8, 1.2, (len(epochs), K))
+    means = np.array([losses[epochs == epoch].mean(axis=0) for epoch in range(len(lengths))])
+    weights = np.repeat(exact_lambdas(means), lengths, axis=0)
+    run, verdict = verdict_of(log(tmp_path, losses, None, weights, epochs=epochs), "dwa")
+    assert verdict.passed
+    assert verdict.steps == len(lengths) - 1
+    np.testing.assert_allclose(run.log.losses, means, rtol=1e-14)
+
+
 def test_weights_that_change_within_an_epoch_are_refused(tmp_path):
     losses, norms = measurements(8)
     path = log(tmp_path, losses, norms, exact_weights(losses, norms), epochs=np.repeat([0, 1], 4))
