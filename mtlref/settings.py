@@ -1,7 +1,8 @@
 """Settings: a method from its name and the plain values that a command line or a log's side file holds.
 
 An optimiser is given by its name (`"adam"`, with the method's `lr` as its rate) or as an object
-(`{"name": "adam", "lr": 0.025, "beta1": 0.9}`).
+(`{"name": "adam", "lr": 0.025, "beta1": 0.9}`). So is a stage of a combination: by its method's name (`"dwa"`), or as
+an object with the method's settings and its strength (`{"method": "dwa", "temperature": 0.5, "strength": 2}`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import fields
 from typing import Any
 
 from mtlref.contract import Method
-from mtlref.methods import METHODS
+from mtlref.methods import METHODS, Stage
 from mtlref.notation import DomainError
 from mtlref.optimisers import SGD, Adam, Momentum, Optimiser
 
@@ -41,8 +42,21 @@ def build(stem: str, settings: Mapping[str, object]) -> Method:
     given = dict(settings)
     if given.get("optimiser") is not None:
         given["optimiser"] = _optimiser(given["optimiser"], given.get("lr", getattr(cls, "lr", None)))
-    method: Method = cls(**given)
+    method: Method = cls(*_stages(given.pop("stages", ())), **given) if "stages" in known else cls(**given)
     return method
+
+
+def _stages(chosen: object) -> list[Stage]:
+    """Return the stages of a combination, each from a method's name or from an object."""
+    if not isinstance(chosen, Sequence) or isinstance(chosen, str):
+        message = f'stages = {chosen!r} must be a list such as ["dwa", {{"method": "gradnorm", "strength": 0.5}}]'
+        raise DomainError(message, argument="stages", value=chosen)
+    stages = []
+    for given in chosen:
+        options = dict(given) if isinstance(given, Mapping) else {"method": given}
+        name, strength = options.pop("method", None), options.pop("strength", 1.0)
+        stages.append(Stage(build(str(name), options), strength))
+    return stages
 
 
 def _optimiser(chosen: object, lr: object) -> Optimiser:

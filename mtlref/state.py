@@ -1,7 +1,8 @@
 """State: what a method or an optimiser remembers between two steps, and its journey through plain JSON.
 
-A state is a frozen dataclass of arrays, whole numbers, other states and None. `to_json` writes it as text that
-any language reads: an object a state with its class under `"state"`, arrays as nested lists of numbers.
+A state is a frozen dataclass of arrays, whole numbers, other states, non-empty tuples of states and None. `to_json`
+writes it as text that any language reads: an object a state with its class under `"state"`, arrays as nested lists of
+numbers, tuples of states as lists of objects.
 Python prints a float64 in its shortest round-trip form, so `from_json` returns the same bits.
 """
 
@@ -69,6 +70,8 @@ def own(state: State, kind: type[S]) -> S:
 def _same(a: object, b: object) -> bool:
     if a is None or b is None:
         return a is b
+    if isinstance(a, tuple):
+        return isinstance(b, tuple) and a == b
     return a == b if isinstance(a, State) else bool(np.array_equal(np.asarray(a), np.asarray(b)))
 
 
@@ -79,6 +82,8 @@ def _plain(value: object) -> object:
         return {"state": type(value).__name__, **items}
     if isinstance(value, np.ndarray):
         return value.tolist()
+    if isinstance(value, tuple) and value and all(isinstance(item, State) for item in value):
+        return [_plain(item) for item in value]
     if value is None or isinstance(value, int | float | str):
         return value
     raise DomainError(f"a state cannot hold a {type(value).__name__}", value=value)
@@ -99,9 +104,11 @@ def _state(plain: object) -> State:
 
 
 def _field(name: str, plain: object) -> object:
-    """Return a field's value from JSON: an object is a state, a list an array."""
+    """Return a field's value from JSON: an object is a state, a list of objects a tuple of them, a list an array."""
     if isinstance(plain, Mapping):
         return _state(plain)
+    if isinstance(plain, list) and plain and isinstance(plain[0], Mapping):
+        return tuple(_state(item) for item in plain)
     if isinstance(plain, list):
         ndim = 1
         inner: object = plain

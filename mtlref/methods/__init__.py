@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mtlref.contract import Method
+from mtlref.methods.combination import Combination, CombinationState
 from mtlref.methods.cov import CoVState, CoVWeighting
 from mtlref.methods.dwa import DWA, DWAState
 from mtlref.methods.equal import EqualState, EqualWeights
@@ -10,6 +11,7 @@ from mtlref.methods.fixed import FixedState, FixedWeights
 from mtlref.methods.gradnorm import GradNorm, GradNormState
 from mtlref.methods.pcgrad import PCGrad, PCGradState
 from mtlref.methods.pe_ltr import PELTR, PELTRState
+from mtlref.methods.stages import Stage
 from mtlref.methods.uncertainty import UncertaintyState, UncertaintyWeighting
 
 METHODS: dict[str, type[Method]] = {
@@ -21,6 +23,7 @@ METHODS: dict[str, type[Method]] = {
     "uncertainty": UncertaintyWeighting,
     "dwa": DWA,
     "cov": CoVWeighting,
+    "combination": Combination,
 }
 """Every weighting method by its stem."""
 
@@ -30,6 +33,8 @@ __all__ = [
     "PELTR",
     "CoVState",
     "CoVWeighting",
+    "Combination",
+    "CombinationState",
     "DWAState",
     "EqualState",
     "EqualWeights",
@@ -40,6 +45,7 @@ __all__ = [
     "PCGrad",
     "PCGradState",
     "PELTRState",
+    "Stage",
     "UncertaintyState",
     "UncertaintyWeighting",
 ]

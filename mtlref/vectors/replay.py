@@ -53,6 +53,8 @@ def state_of(template: S, plain: Mapping[str, Any]) -> S:
         before = getattr(template, name)
         if isinstance(before, State):
             changed[name] = state_of(before, value)
+        elif isinstance(before, tuple):
+            changed[name] = tuple(state_of(one, its) for one, its in zip(before, value, strict=True))
         else:
             changed[name] = np.array(numbers(value), dtype=np.float64) if isinstance(value, list) else numbers(value)
     return replace(template, **changed)
@@ -64,7 +66,7 @@ def observed(method: Method, kind: str, given: Mapping[str, Any]) -> dict[str, A
     Errors: whatever the method raises.
     """
     if kind == "step":
-        arrays = [value for value in given["state"].values() if isinstance(value, list)]
+        arrays = [value for name, value in given["state"].items() if isinstance(value, list) and name != "stages"]
         state = state_of(method.init(len(arrays[0] if arrays else given["losses"])), given["state"])
         return _observables(*_step(method, state, given))
     names = [name for name in ("losses", "jacobian", "draw") if name in given]
