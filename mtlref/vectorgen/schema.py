@@ -58,6 +58,7 @@ TYPES: Mapping[str, Schema] = {
     "number or null": optional(NUMBER),
     "number or vector": {"anyOf": [NUMBER, array(NUMBER)]},
     "count": {"type": "integer"},
+    "count or null": optional({"type": "integer"}),
     "counts or null": optional(array({"type": "integer"})),
     "string": {"type": "string"},
     "strings": {"anyOf": [{"type": "string"}, array({"type": "string"})]},
@@ -68,6 +69,8 @@ TYPES: Mapping[str, Schema] = {
         {"anyOf": [closed({"name": {"const": name}, **own}) for name, own in OPTIMISER.items()]}
     ),
     "optimiser state": {"anyOf": [closed({}), closed(MOMENTS)]},
+    "stages": array({"$ref": "#/$defs/stage"}),
+    "stage states": array({"$ref": "#/$defs/stage.state"}),
 }
 """The types by which recipes describe parameters, states and terms."""
 
@@ -94,6 +97,7 @@ def schema(recipes: Sequence[Recipe]) -> Schema:
         "choice": {"type": "string", "pattern": "^[A-Z]+-[CE][0-9]+$"},
         "note": note(),
         "refusal": refusal(),
+        **stages([recipe for recipe in recipes if "stages" not in recipe.parameters]),
     }
     for recipe in recipes:
         shared[recipe.stem] = file(recipe)
@@ -108,6 +112,18 @@ def schema(recipes: Sequence[Recipe]) -> Schema:
         **chosen("method", {recipe.stem: {"$ref": f"#/$defs/{recipe.stem}"} for recipe in recipes}),
         "$defs": shared,
     }
+
+
+def stages(recipes: Sequence[Recipe]) -> Schema:
+    """Return the schemas of a combination's stage, a method with its parameters and a strength, and of its state."""
+    made: dict[str, list[Schema]] = {"stage": [], "stage.state": []}
+    for recipe in recipes:
+        own = {name: TYPES[type] for name, type in recipe.parameters.items()}
+        made["stage"].append(closed({"method": {"const": recipe.stem}, "strength": NUMBER, **own}))
+        state = closed({name: TYPES[type] for name, type in recipe.state.items()})
+        if state not in made["stage.state"]:
+            made["stage.state"].append(state)
+    return {name: {"anyOf": kinds} for name, kinds in made.items()}
 
 
 def file(recipe: Recipe) -> Schema:
