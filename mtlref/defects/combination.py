@@ -148,7 +148,7 @@ DEFECTS = (
         {"aggregator_factor": raw_factor},
     ),
     Defect(
-        "WeightedBefore",
+        "SquaredFactor",
         "COMB-6",
         "the aggregator's coefficients from gradients that are weighted twice",
         {"aggregator_factor": squared_factor},

@@ -78,7 +78,7 @@ def by_hand() -> Iterator[Group]:
     comment = "by hand, strengths 2 and -1: (4, 9)/25 times (1/3, 1) is (4/75, 27/75), so (8/31, 54/31)"
     powers = Case("hand-strengths-k2", comment, made, catches=("StrengthsIgnored", "LinearStrengths"))
     yield group("step", [powers], stage("fixed", -1.0, weights=[3.0, 1.0]), stage("cov", 2.0))
-    comment = "by hand: g_1.g_2 = -2; weighted by (4/3, 2/3) PCGrad gives (1/2, 1)-coefficients (5/4, 5/3)"
+    comment = "by hand: weighted by (4/3, 2/3), PCGrad gives coefficients (3/2, 2), so the weights are (2, 4/3)"
     rows = [[1.0, 1.0], [-2.0, 0.0]]
     cut = Case("hand-pcgrad-k2", comment, given([{}, {"weights": [1.0, 1.0]}], [1.0, 2.0], rows))
     yield group("step", [cut], stage("fixed", weights=[2.0, 1.0]), stage("pcgrad"))
