@@ -12,6 +12,7 @@ import pytest
 import mtlref
 from mtlref.audit.run import LOGS
 from mtlref.cli import main
+from mtlref.settings import build, parse
 
 
 def call(capsys, *words):
@@ -82,15 +83,16 @@ def test_a_word_that_is_off_is_status_2(capsys, words):
 
 @pytest.mark.parametrize("stem", list(mtlref.METHODS))
 def test_explain_shows_every_tagged_equation_with_numbers(capsys, stem):
-    words = ["--set", "weights=[1, 2, 3]"] if stem == "fixed" else []
+    settings = {"fixed": ["weights=[1, 2, 3]"], "combination": ['stages=["cov", "gradnorm", "pcgrad"]']}.get(stem, [])
+    words = ["--set", *settings] if settings else []
     status, out, _ = call(capsys, "explain", stem, *words)
     assert status == 0
-    cls = mtlref.METHODS[stem]
-    for name, tag in {**cls.tags, "head_weights": cls.heads}.items():
+    method = build(stem, parse(settings))
+    for name, tag in {**method.tags, "head_weights": method.heads}.items():
         assert f"\n{tag}: " in out
         assert f"    {name} = " in out
     plain = json.loads(call(capsys, "explain", stem, "--json", *words)[1])
-    assert {row["tag"] for row in plain["equations"]} == {*cls.tags.values(), cls.heads, cls.start}
+    assert {row["tag"] for row in plain["equations"]} == {*method.tags.values(), method.heads, method.start}
 
 
 def test_explain_on_numbers_of_one_s_own_is_the_derivation_s_example(capsys):

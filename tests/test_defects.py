@@ -7,6 +7,7 @@ import pytest
 
 import mtlref
 from mtlref.defects import DEFECTS, Defect, combinations, variant
+from mtlref.settings import build
 
 ALL = [(stem, defect) for stem, defects in DEFECTS.items() for defect in defects]
 
@@ -44,6 +45,18 @@ SETTINGS = {
     "uncertainty": [{"likelihoods": ("gaussian", "softmax", "laplace"), "dimensions": (2, 1, 3), "lr": 0.1}],
     "dwa": [{"temperature": 3.0}],
     "cov": [{}, {"decay": 0.7}, {"statistics": "previous"}],
+    "combination": [
+        {
+            "stages": [
+                {"method": "fixed", "weights": (0.5, 2.0, 1.0), "strength": 0.5},
+                {"method": "gradnorm", "lr": 1e-3, "strength": 0.7},
+                {"method": "dwa", "temperature": 0.5},
+                aggregator,
+            ],
+            "epoch_steps": 2,
+        }
+        for aggregator in ("pcgrad", "pe_ltr")
+    ],
 }
 """Hyper-parameters at which no defect hides."""
 
@@ -56,7 +69,7 @@ LOOPS = {"PCG-3": "PCG-2"}
 def test_a_defect_changes_its_own_equation_first(stem, defect):
     found = set()
     for settings in SETTINGS[stem]:
-        method = mtlref.METHODS[stem](**settings)
+        method = build(stem, settings)
         for run in runs():
             found.update(first_differences(method, variant(method, defect), *run))
     order = [*mtlref.METHODS[stem].tags.values(), mtlref.METHODS[stem].heads]

@@ -9,13 +9,16 @@ import pytest
 
 import mtlref
 from mtlref.audit import judge, read_run
+from mtlref.defects import DEFECTS, variant
 from mtlref.exact import dwa as exact_dwa
 from mtlref.networks import SharedTrunk, mse
 from mtlref.progress import track
+from mtlref.settings import build
 from mtlref.training import train
 
 NETWORK = SharedTrunk(n_inputs=5, trunk=(4,), heads=(2, 1, 3), activation="tanh")
 TASKS = ("first", "second", "third")
+PRIORITIES, PLAIN = mtlref.FixedWeights((1.5, 1.0, 0.5)), {"method": "fixed", "weights": [1.5, 1.0, 0.5]}
 
 
 def data(seed=1):
@@ -133,6 +136,16 @@ def test_other_optimisers_bring_the_loss_down(optimiser):
         (mtlref.UncertaintyWeighting(lr=0.01), {"lr": 0.01}),
         (mtlref.CoVWeighting(), {}),
         (mtlref.CoVWeighting(statistics="previous", decay=0.9), {"statistics": "previous", "decay": 0.9}),
+        (mtlref.Combination(mtlref.DWA(), PRIORITIES), {"stages": ["dwa", PLAIN]}),
+        (mtlref.Combination(mtlref.CoVWeighting(), PRIORITIES), {"stages": ["cov", PLAIN]}),
+        (
+            mtlref.Combination(mtlref.DWA(), mtlref.Stage(mtlref.GradNorm(lr=1e-3), 0.5), epoch_steps=3),
+            {"stages": ["dwa", {"method": "gradnorm", "lr": 1e-3, "strength": 0.5}], "epoch_steps": 3},
+        ),
+        (
+            mtlref.Combination(PRIORITIES, mtlref.GradNorm(lr=1e-3), mtlref.PELTR(bounds=(0.1, 0.1, 0.1))),
+            {"stages": [PLAIN, {"method": "gradnorm", "lr": 1e-3}, {"method": "pe_ltr", "bounds": [0.1, 0.1, 0.1]}]},
+        ),
     ],
     ids=lambda x: type(x).__name__ if isinstance(x, mtlref.Method) else ",".join(x) or "defaults",
 )
@@ -164,6 +177,48 @@ def test_pcgrad_trains_on_its_draws_and_leaves_the_heads_alone(tmp_path):
     history.write_log(tmp_path / "run.csv", method, {}, TASKS)
     with pytest.raises(mtlref.LogError, match="PCGrad draws at random, and the log does not hold its draws"):
         read_run(str(tmp_path / "run.csv"))
+
+
+def test_a_combination_trains_its_trunk_by_the_aggregator_and_its_heads_by_the_loss_level(tmp_path):
+    """Heads: DWA times priorities, by the exact DWA; trunk: λ times PCGrad's own coefficients. No draws, no audit."""
+    method = mtlref.Combination(mtlref.DWA(), PRIORITIES, mtlref.PCGrad(), epoch_steps=3)
+    history = run(method, rng=np.random.default_rng(5))
+    np.testing.assert_allclose(history.head_weights[:6], np.tile(PRIORITIES.weights, (6, 1)), rtol=1e-14)
+    means = history.losses.reshape(5, 3, 3).mean(axis=1)
+    dwa = np.array(exact_dwa.run(means.tolist(), temperature=2.0), dtype=float)
+    heads = dwa * PRIORITIES.weights
+    heads *= 3 / heads.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(history.head_weights, np.repeat(heads, 3, axis=0), rtol=1e-13)
+    rng = np.random.default_rng(5)
+    for gram, h, w in zip(history.gram, history.head_weights, history.weights, strict=True):
+        surgery = mtlref.PCGrad()
+        draw = surgery.sample(rng, 3)
+        coefficients = surgery.step(surgery.init(3), np.ones(3), mtlref.from_gram(gram), draw=draw).terms[
+            "coefficients"
+        ]
+        np.testing.assert_allclose(w, h @ coefficients, rtol=1e-6)
+    only, start = [next(batches(0))], NETWORK.init(np.random.default_rng(7))
+    moved = train(losses, start, lambda _: only, method, mtlref.SGD(0.05), epochs=1)
+    plain = train(losses, start, lambda _: only, PRIORITIES, mtlref.SGD(0.05), epochs=1)
+    for head, expected in zip(moved.parameters.heads, plain.parameters.heads, strict=True):
+        np.testing.assert_allclose(head[0], expected[0], rtol=1e-13)
+    assert not np.allclose(moved.parameters.shared[0], plain.parameters.shared[0])
+    history.write_log(tmp_path / "run.csv", method, {"stages": ["dwa", PLAIN, "pcgrad"], "epoch_steps": 3}, TASKS)
+    with pytest.raises(mtlref.LogError, match="Combination draws at random, and the log does not hold its draws"):
+        read_run(str(tmp_path / "run.csv"))
+
+
+@pytest.mark.parametrize("name", ["GeometricMean", "StrengthsIgnored", "SumForProduct"])
+def test_the_audit_of_a_combination_names_its_defect(tmp_path, name):
+    settings = {"stages": [{"method": "cov", "strength": 0.5}, PLAIN]}
+    (defect,) = (defect for defect in DEFECTS["combination"] if defect.name == name)
+    method, path = build("combination", settings), tmp_path / "run.csv"
+    run(variant(method, defect), epochs=6).write_log(path, method, settings, TASKS)
+    audited = read_run(str(path))
+    verdict = judge(audited.method, audited.log)
+    assert not verdict.passed
+    assert [d.name for d in verdict.diagnosis.explanations[0].defects] == [name]
+    assert verdict.diagnosis.kind == "identical"
 
 
 def test_the_same_seed_trains_to_the_same_bits():

@@ -174,6 +174,9 @@ def test_a_run_is_refused_at_its_last_step(stem, group, test):
         ("uncertainty", "hand-k2", "s_next", [1 / 40, -1 / 80]),
         ("fixed", "same-k3", "weights", [0.5, 0.5, 0.5]),
         ("equal", "step-k3", "weights", [1.0, 1.0, 1.0]),
+        ("combination", "hand-k2", "weights", [4 / 3, 2 / 3]),
+        ("combination", "hand-strengths-k2", "weights", [8 / 31, 54 / 31]),
+        ("combination", "hand-pcgrad-k2", "weights", [2.0, 4 / 3]),
     ],
 )  # fmt: skip
 def test_answers_by_hand(stem, id, name, by_hand):

@@ -180,7 +180,6 @@ def refused_steps() -> Iterator[Group]:
     none: Any = None
     for name, comment, made, named in (
         ("nan-loss", "a loss is NaN", {**good, "losses": [1.0, float("nan"), 2.0]}, ("COMB-1", "losses", 1)),
-        ("lengths-differ", "two losses for three tasks", {**good, "losses": [1.0, 2.0]}, ("COMB-1", "losses")),
         ("no-jacobian", "PCGrad reads gradients", {**good, "jacobian": none}, ("COMB-6", "jacobian")),
         ("infinite-gradient", "an infinity in row 2", {**good, "jacobian": [[1.0], [2.0], [float("inf")]]},
          ("COMB-6", "jacobian", 2)),
@@ -188,6 +187,12 @@ def refused_steps() -> Iterator[Group]:
     ):  # fmt: skip
         case = {key: value for key, value in made.items() if key != "draw" or value is not None}
         yield group("step", [Case(name, comment, case, refused=refusal(*named))], *pair)
+    made = {
+        **given([start(3), start(3)], [1.0, 2.0], pcgrad.FAN, 1),
+        "state": {**good["state"], "stages": [start(3)] * 2},
+    }
+    short = Case("lengths-differ", "two losses for three tasks", made, refused={"equation": "COMB-1"})
+    yield group("step", [short], stage("equal"), stage("pcgrad"))
     state = {"weights": [3.0, -0.5, 0.5], "initial_losses": [2.0, 2.0, 4.0], "optimiser": {}}
     below = Case(
         "weight-below-zero",

@@ -175,13 +175,18 @@ def test_a_cascade_sees_weights_move():
     assert moved > 0.1
 
 
-def test_gradnorm_keeps_priorities_and_a_cascade_erases_them():
-    """Constant gradients, α = 0: on raw ones λ_i n_i ends in proportion to the priorities, on weighted ones equal."""
-    n, b = np.array([3.0, 0.5, 2.0]), np.array([2.0, 0.25, 0.75])
-    method = mtlref.Combination(fixed(b), mtlref.GradNorm(alpha=0.0, lr=2e-3))
-    for chosen, expected in ((method, b), (variant(method, KNOWN["WeightedGradients"]), np.ones(3))):
-        lam = course(chosen, np.ones((1000, 3)), [np.diag(n)] * 1000)[-1].weights
-        np.testing.assert_allclose(R(lam * n), R(expected), rtol=0.04)
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_gradnorm_keeps_priorities_and_a_cascade_erases_them(alpha):
+    """Where GradNorm rests, λ_i n_i is in proportion to b_i r_i^α on raw gradients, to r_i^α on weighted ones."""
+    n, b, L = np.array([3.0, 0.5, 2.0]), np.array([2.0, 0.25, 0.75]), np.array([1.0, 0.4, 0.7])
+    r = 3 * L / np.sum(L)
+    method = mtlref.Combination(fixed(b), mtlref.GradNorm(alpha=alpha))
+    for chosen, read in ((method, n), (variant(method, KNOWN["WeightedGradients"]), b * n)):
+        state = chosen.init(3)
+        norm = replace(state.stages[1], weights=R(r**alpha / read), initial_losses=np.ones(3))
+        out = chosen.step(replace(state, stages=(state.stages[0], norm)), L, np.diag(n))
+        same(out.terms["gradnorm.G"], out.terms["gradnorm.target"])
+        same(R(out.weights * n), R(r**alpha * (b if chosen is method else 1)))
 
 
 @pytest.mark.parametrize("aggregator", [(), (mtlref.PCGrad(),), (mtlref.PELTR(bounds=(0.1, 0.1, 0.1)),)])
