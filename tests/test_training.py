@@ -9,6 +9,7 @@ import pytest
 
 import mtlref
 from mtlref.audit import judge, read_run
+from mtlref.audit.writers import write_log
 from mtlref.defects import DEFECTS, variant
 from mtlref.exact import dwa as exact_dwa
 from mtlref.networks import SharedTrunk, mse
@@ -206,6 +207,22 @@ def test_a_combination_trains_its_trunk_by_the_aggregator_and_its_heads_by_the_l
     history.write_log(tmp_path / "run.csv", method, {"stages": ["dwa", PLAIN, "pcgrad"], "epoch_steps": 3}, TASKS)
     with pytest.raises(mtlref.LogError, match="Combination draws at random, and the log does not hold its draws"):
         read_run(str(tmp_path / "run.csv"))
+
+
+def test_a_combination_s_log_in_float32_passes_the_audit(tmp_path):
+    """GradNorm's weights are brought back to the log's at every step, so what float32 has rounded does not add up."""
+    settings = {
+        "stages": ["dwa", {"method": "gradnorm", "alpha": 0.5, "lr": 1e-3, "strength": 0.5}],
+        "epoch_steps": 3,
+    }
+    history = run(build("combination", settings), epochs=24)
+    columns = {name: np.float32(values).astype(float) for name, values in history.columns(TASKS).items()}
+    write_log(tmp_path / "run.csv", columns, {"method": "combination", "settings": settings})
+    audited = read_run(str(tmp_path / "run.csv"))
+    verdict = judge(audited.method, audited.log)
+    assert verdict.passed
+    assert verdict.steps == 71
+    assert np.ptp(history.weights, axis=0).max() > 0.05
 
 
 @pytest.mark.parametrize("name", ["GeometricMean", "StrengthsIgnored", "SumForProduct"])

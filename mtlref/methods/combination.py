@@ -15,7 +15,7 @@ Derivation: derivations/combination.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,9 +23,10 @@ from numpy.typing import ArrayLike
 
 from mtlref.contract import Cadence, Method, Reads, Step, same_tasks, weights_of
 from mtlref.methods.equal import EqualWeights
+from mtlref.methods.gradnorm import GradNorm
 from mtlref.methods.pcgrad import PCGrad
 from mtlref.methods.pe_ltr import PELTR
-from mtlref.methods.stages import AGGREGATORS, Stage, all_tags, cadence_of, names, refuse
+from mtlref.methods.stages import AGGREGATORS, EQUALISERS, Stage, all_tags, cadence_of, names, refuse
 from mtlref.notation import Array, DomainError, count, equation, matrix, not_finite, require, vector
 from mtlref.state import State
 
@@ -157,6 +158,27 @@ class Combination(Method):
             state=CombinationState(w_next, after.loss_sums, after.steps, after.stages),
             terms={name: own[name] for name in self.tags},
         )
+
+    def resumed(self, state: State, weights: Array) -> CombinationState:
+        """Return `state` with the equaliser's own weights such that the product is `weights`; the rest stays.
+
+        The group's inverse gives them: times (weights / those the states hold)^(1/β). Without an equaliser, or where
+        a weight of 0 hides it, nothing can be said of the stages.
+        """
+        known = same_tasks(state, CombinationState)[0]
+        w, held = vector("weights", weights, len(known.weights)), self._ahead(known.stages)
+        strong = [stage.strength != 0 and isinstance(stage.method, EQUALISERS) for stage in self.loss_level]
+        if True not in strong or np.any(np.sign(w) != np.sign(held)):
+            return replace(known, weights=w)
+        m = strong.index(True)
+        stage, before = self.stages[m], known.stages[m]
+        with np.errstate(over="ignore", under="ignore"):
+            own = weights_of(before) * (w / np.where(held > 0, held, 1.0) + (held == 0)) ** (1 / stage.strength)
+        if not np.isfinite(own).all() or not own.all():
+            return replace(known, weights=w)
+        own = stage_weights(own, stage.method.stem) if isinstance(stage.method, GradNorm) else own
+        states = (*known.stages[:m], stage.method.resumed(before, own), *known.stages[m + 1 :])
+        return replace(known, weights=w, stages=states)
 
     def _inputs(
         self, known: CombinationState, losses: ArrayLike, jacobian: ArrayLike | None

@@ -273,6 +273,40 @@ def test_the_command_line_explains_a_combination(capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("strength", [1.0, 0.5, -2.0])
+@pytest.mark.parametrize(("one", "last"), [(NORM, ()), (NORM, (BALANCE,)), (NOISE, ())])
+def test_a_log_s_weights_give_the_equaliser_s(one, last, strength):
+    """Resumed from the weights of another run, the product is these weights, and only the equaliser has moved."""
+    losses, J = problem()
+    previous = mtlref.CoVWeighting(statistics="previous")
+    method = mtlref.Combination(previous, mtlref.Stage(one, strength), PRIORITIES, *last)
+    state = course(method, losses, J)[-1].state
+    weights = R(state.weights * np.array([1.3, 0.8, 1.0]))
+    if last:
+        weights *= np.sum(state.weights) / 3
+    again = method.resumed(state, weights)
+    lam = R(R(again.stages[0].weights) * R(again.stages[1].weights) ** strength * PRIORITIES.weights)
+    c = 3 * state.stages[-1].weights if last else np.ones(3)
+    np.testing.assert_allclose(R(c * lam), R(weights), rtol=1e-12)
+    assert again.stages[0] == state.stages[0]
+    assert again.stages[2:] == state.stages[2:]
+    same = method.resumed(state, state.weights).stages[1]
+    np.testing.assert_allclose(same.weights, state.stages[1].weights, rtol=1e-13)
+
+
+def test_where_nothing_can_be_said_of_the_stages_they_stay():
+    losses, J = problem()
+    for method, weights in (
+        (mtlref.Combination(DWA, PRIORITIES), [1.0, 1.0, 1.0]),
+        (mtlref.Combination(NORM, PRIORITIES), [0.0, 1.0, 2.0]),
+        (mtlref.Combination(mtlref.Stage(NORM, 1e-3), PRIORITIES), [1e-3, 1.0, 2.0]),
+    ):
+        state = course(method, losses, J)[-1].state
+        again = method.resumed(state, np.array(weights))
+        assert again.stages == state.stages
+        assert again.weights.tolist() == weights
+
+
 # WHAT IS REFUSED
 
 
