@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations as choose
 
-from mtlref.defects import cov, dwa, fixed, gradnorm, pcgrad, pe_ltr, uncertainty
+from mtlref.defects import cov, dwa, fixed, gradnorm, hmoe, pcgrad, pe_ltr, uncertainty
 from mtlref.defects.defect import Defect, variant
 
 DEFECTS: Mapping[str, tuple[Defect, ...]] = {
@@ -25,6 +25,7 @@ DEFECTS: Mapping[str, tuple[Defect, ...]] = {
     "uncertainty": uncertainty.DEFECTS,
     "dwa": dwa.DEFECTS,
     "cov": cov.DEFECTS,
+    "hmoe": hmoe.DEFECTS,
 }
 """The known defects of every method, by its stem."""
 
