@@ -27,7 +27,7 @@ class Defect:
 
 
 def variant(method: S, *defects: Defect) -> S:
-    """Return `method`, or a network that is specified as one, with its hyper-parameters, as it would be with `defects`.
+    """Return `method`, a method or a network, with its hyper-parameters, as it would be with `defects`.
 
     The class's functions are made anew over a copy of the module's names in which the defects' functions stand;
     neither the module nor the class of `method` is touched.

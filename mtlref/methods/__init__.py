@@ -26,7 +26,7 @@ METHODS: dict[str, type[Method]] = {
 """Every weighting method by its stem."""
 
 NETWORKS: dict[str, type[HMoE]] = {"hmoe": HMoE}
-"""The methods that are no weighting but a network with a mask on its gradient, by stem: any weighting goes with them."""
+"""The methods that weight nothing but are a network with a mask on its gradient, by stem."""
 
 __all__ = [
     "DWA",

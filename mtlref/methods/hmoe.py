@@ -93,7 +93,7 @@ class HMoE(MMoE):
             message = "constrained = False has no meaning when stacked: all scores are constants then (HMOE-C5)"
             raise DomainError(message, argument="constrained", value=False, equation="HMOE-3")
         if self.mode == "stacked" and self.mix == "hidden":
-            message = "mix = 'hidden' has no meaning when stacked: it is the towers' scores that are stacked (HMOE-C5)"
+            message = "mix = 'hidden' has no meaning when stacked: the towers' scores are what is stacked (HMOE-C5)"
             raise DomainError(message, argument="mix", value="hidden", equation="HMOE-2")
         last = {widths[:-1][-1:] for widths in self.tower_widths}
         if self.mix == "hidden" and (len(last) > 1 or () in last):

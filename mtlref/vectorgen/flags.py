@@ -37,6 +37,7 @@ EFFECTS = {
     "w_next": "The weights of the next step are wrong.",
     "weights": "The weights in use are wrong.",
     "head_weights": "The heads' gradients are weighted wrongly; the shared parameters' are right.",
+    "d_towers": "The outputs are wrong, or the outputs are right and some task's gradient is not.",
 }
 """What it means for a defect to show in an observable; of the others only the report is wrong."""
 
