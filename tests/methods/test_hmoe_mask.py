@@ -17,12 +17,14 @@ from tests.hmoe_networks import (
     RNG,
     SIZES,
     B,
+    H,
     K,
     X,
     filled,
     gradients,
     named,
     network,
+    reference,
     relations_of,
     values,
     with_relations,
@@ -101,6 +103,22 @@ def test_the_masked_field_is_no_gradient():
     along_relation = (field(moved(0, 1, 1)) - field(moved(0, 1, -1))) / (2 * h)
     assert np.abs(along_tower[:n]).max() > 0.1
     assert not along_relation[n:].any()
+
+
+def test_an_embedding_learns_through_the_relation_weights_too():
+    """HMOE-C8: the slope of loss k in x is that with the other scores held, and not 0 where all scores are held."""
+    for options in ({}, {"mode": "stacked"}):
+        net = network(**options)
+        p = filled(net)
+        held, _ = reference(net, p, X)
+        x = parameter(X)
+        losses = [(o * d).sum() for o, d in zip(net.forward(p, x), DELTA, strict=True)]
+        u = RNG(8).normal(size=X.shape)
+        slopes = [
+            np.sum(o * d).imag / H for o, d in zip(reference(net, p, X + 1j * H * u, held)[1], DELTA, strict=True)
+        ]
+        np.testing.assert_allclose(jacobian(losses, [x]).matrix @ u.ravel(), slopes, rtol=1e-11)
+        assert np.abs(slopes).min() > 1e-3
 
 
 def test_the_own_tower_is_damped_by_its_own_relation_weight():
