@@ -86,7 +86,7 @@ def distances(
     recipe: Recipe, group: Group, case: Case, expected: Mapping[str, Any], names: Sequence[str], *defects: Defect
 ) -> dict[str, float]:
     """Return how far the method with `defects` is from the expected observables `names`: infinitely, if it raises."""
-    wrong = variant(replay.method(recipe.stem, group.parameters), *defects)
+    wrong = variant(replay.subject(recipe.stem, group.parameters), *defects)
     try:
         with np.errstate(all="ignore"):
             got = replay.observed(wrong, group.kind, case.input)

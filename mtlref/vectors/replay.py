@@ -1,4 +1,4 @@
-"""Replay: a vector put to a method of this package, and how far the method's answer is from the expected one.
+"""Replay: a vector put to a method or a network of this package, and how far its answer is from the expected one.
 
 `observed` gives every observable of a test: of a step the values, of a run a list of them, one a step, of a network
 its terms and the gradients of the losses. It raises what the method raises, which is what an invalid vector asks for.
@@ -27,11 +27,16 @@ STRINGS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-i
 """The numbers that JSON has no form for, and how the vectors write them."""
 
 
-def method(stem: str, parameters: Mapping[str, Any]) -> Method | HMoE:
+def method(stem: str, parameters: Mapping[str, Any]) -> Method:
     """Return the method with the parameters of a group. Errors: DomainError for a value out of range."""
+    return build(stem, numbers(parameters))
+
+
+def subject(stem: str, parameters: Mapping[str, Any]) -> Method | HMoE:
+    """Return what the vectors of `stem` are put to: a method, or a network. Errors: DomainError as for `method`."""
     if stem in NETWORKS:
         return NETWORKS[stem](**{name: _tupled(value) for name, value in parameters.items()})
-    return build(stem, numbers(parameters))
+    return method(stem, parameters)
 
 
 def _tupled(value: Any) -> Any:

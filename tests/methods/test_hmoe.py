@@ -181,9 +181,10 @@ def test_hmoe_5_a_loss_reads_the_samples_of_its_own_scenario():
 
 def one_step_by_hand(net, p, y, method):
     """One SGD step of 0.1: losses and gradients from the exact oracle, weights from the method's own step."""
-    out = np.array(exact.run(plain(net, p), X.tolist(), np.zeros((K, B, 2)).tolist(), exact.Settings("tanh"))["out"])
+    how = exact.Settings("tanh", constrained=net.constrained)
+    out = np.array(exact.run(plain(net, p), X.tolist(), np.zeros((K, B, 2)).tolist(), how)["out"])
     error = out.astype(float) - y
-    found = exact.run(plain(net, p), X.tolist(), (2 * error / error[0].size).tolist(), exact.Settings("tanh"))
+    found = exact.run(plain(net, p), X.tolist(), (2 * error / error[0].size).tolist(), how)
     rows = {kind: np.array(found[f"d_{kind}"], dtype=float) for kind in exact.KINDS}
     state = method.init(K)
     draw = method.sample(RNG(0), K)
@@ -197,12 +198,14 @@ def one_step_by_hand(net, p, y, method):
     return {kind: np.array(flattened(plain(net, p)[kind])) - 0.1 * flat[kind] for kind in exact.KINDS}
 
 
-@pytest.mark.parametrize("stem", list(mtlref.METHODS))
-def test_any_weighting_method_composes_with_it(stem):
-    """Experts descend Σ w_i ∇L_i, gate, relation and tower i descend h_i ∇L_i, with the method's own weights."""
+@pytest.mark.parametrize(
+    ("stem", "constrained"), [(stem, True) for stem in mtlref.METHODS] + [("fixed", False), ("gradnorm", False)]
+)
+def test_any_weighting_method_composes_with_it(stem, constrained):
+    """Experts descend Σ w_i ∇L_i; gates, relations and towers Σ h_i ∇L_i, of which with the mask one is not 0."""
     settings = {"fixed": {"weights": (0.5, 2.0, 1.5)}}.get(stem, {})
     method = mtlref.METHODS[stem](**settings)
-    net = network()
+    net = network(constrained=constrained)
     p = filled(net)
     y = RNG(5).normal(size=(K, B, 2))
 
