@@ -144,7 +144,7 @@ def answer(hull: Hull, found: Candidate, w: Array, exponent: int) -> MinimumNorm
 
 
 def shares(bounds: ArrayLike, K: int) -> tuple[Array, float]:
-    """Return the checked bounds c (K,) and the slack 1 − Σ c, rounded once; 0 if it is negative by rounding.
+    """Return the checked bounds c (K,) and the slack 1 − Σ c, rounded once; 0 if Σ c is 1 to within its rounding.
 
     Errors: ShapeError, DomainError at the first bound outside [0, 1], or if Σ c > 1.
     """
@@ -156,12 +156,11 @@ def shares(bounds: ArrayLike, K: int) -> tuple[Array, float]:
         if not 0 <= bound <= 1:
             message = f"bounds[{task}] = {bound!r} must lie between 0 and 1 (needed by QP-2)"
             raise DomainError(message, argument="bounds", task=task, value=bound, equation="QP-2")
-    slack = math.fsum([1.0, *(-c).tolist()])
-    if slack < -K * EPS:
-        total = math.fsum(c.tolist())
+    total = math.fsum(c.tolist())
+    if total > 1 + K * EPS:
         message = f"bounds add up to {total!r}; no weights of sum 1 lie above them (needed by QP-2)"
         raise DomainError(message, argument="bounds", value=total, equation="QP-2")
-    return c, max(0.0, slack)
+    return c, math.fsum([1.0, *(-c).tolist()]) if total < 1 else 0.0
 
 
 def equal_rows(J: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tracemalloc
 from fractions import Fraction as F
 
 import numpy as np
@@ -303,6 +304,42 @@ def test_nnls_that_does_not_end_leaves_the_work_to_the_refinement(monkeypatch):
     monkeypatch.setattr("scipy.optimize.nnls", never)
     np.testing.assert_allclose(minimum_norm(J).weights, expected, atol=1e-14)
     np.testing.assert_allclose(minimum_norm([[1.0], [1.0]]).objective, 1.0)
+
+
+def test_slack_is_rounded_once():
+    """1 − 0.3 − 0.6 is 0.1 + 3 · 2⁻⁵⁴ or so in floats; bounds that add up to 1 as float64 leave nothing."""
+    assert qp.shares([0.3, 0.6], 2)[1] == float(1 - F(0.3) - F(0.6))
+    assert qp.shares([0.9, 1e-17], 2)[1] == float(1 - F(0.9) - F(1e-17))
+    assert qp.shares([1 / 3] * 3, 3)[1] == 0
+    assert qp.shares([0.1] * 10, 10)[1] == 0
+
+
+def test_equal_rows_are_found_once():
+    """0 and −0 are one number; wide rows that begin alike are told apart by the rest."""
+    first, group = qp.equal_rows(np.array([[1.0, 0.0], [2.0, 0.0], [1.0, -0.0], [2.0, 0.0], [3.0, 1.0]]))
+    assert (first.tolist(), group.tolist()) == ([0, 1, 4], [0, 1, 0, 1, 2])
+    wide = np.zeros((5, 100))
+    wide[1, 99] = 1.0
+    wide[3] = wide[1]
+    wide[4, 50] = -0.0
+    first, group = qp.equal_rows(wide)
+    assert (first.tolist(), group.tolist()) == ([0, 1], [0, 1, 0, 1, 0])
+
+
+def test_many_wide_gradients_take_no_more_memory_than_their_own():
+    """K = D = 600, all in pairs: less than ten times the Jacobian, where K² D would be 600 times."""
+    J = np.random.default_rng(4).standard_normal((300, 600))[np.arange(600) // 2]
+    tracemalloc.start()
+    answer = minimum_norm(J)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * J.nbytes
+    np.testing.assert_array_equal(answer.weights[::2], answer.weights[1::2])
+
+
+def test_the_largest_float64_is_named_not_overflowed():
+    with pytest.raises(mtlref.NonFiniteError, match="beyond the largest float64"):
+        minimum_norm(np.full((2, 2), 1.7e308))
 
 
 def test_the_arguments_are_not_written_to():
