@@ -22,7 +22,7 @@ Rationals = NDArray[np.object_]
 MOST_TASKS = 12
 """The distinct gradients up to which a support is decided in rationals.
 
-That takes about 5 ms for 6 of them, 50 ms for 12, a second for 24; what is beyond is left to float64.
+That takes some 10 ms for 6 of them, 50 ms for 12, half a second for 24; what is beyond is left to float64.
 """
 
 

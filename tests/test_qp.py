@@ -95,6 +95,17 @@ def test_hard_problems_meet_the_rational_optimum(bounds):
     assert pe_ltr_gap.hard(HARD_CASES, seed=1, bounds=bounds)["beyond"] == 0
 
 
+@pytest.mark.parametrize("bounds", ["never", "always"])
+def test_hard_problems_wider_than_their_factor_meet_it_too(bounds):
+    """Each column again, over powers of 2, until there are more than `NARROW`: `compress` then rounds the points."""
+    rng = np.random.default_rng(3)
+    for _ in range(max(HARD_CASES // 6, 1)):
+        J, c = pe_ltr_gap.hard_problem(rng, bounds)
+        wide = np.hstack([np.ldexp(J, -i) for i in range(qp.NARROW // J.shape[1] + 1)])
+        assert wide.shape[1] > qp.NARROW
+        assert pe_ltr_gap.excess(wide, c) <= 1
+
+
 @pytest.fixture(scope="module")
 def decided_by_rounding():
     """Three hard problems with bounds, by their place in the draws of seed 1, that need the rationals."""
