@@ -16,19 +16,22 @@ Values are float64 and read-only. A constant may be complex, for differentiation
 from __future__ import annotations
 
 import cmath
+import contextvars
 import copy
 import functools
+import itertools
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mtlref.notation import Array, MtlrefError, NonFiniteError, ShapeError
+from mtlref.notation import Array, MtlrefError, NonFiniteError, ShapeError, count
 
 Values = NDArray[Any]  # float64, or complex128 under a complex step
+R = TypeVar("R")
 
 
 class MissingRuleError(MtlrefError, TypeError):
@@ -50,14 +53,15 @@ class Tensor:
     further tensors; any other NumPy function is an error. `tracked`: does a parameter lie behind it?
     """
 
-    __slots__ = ("op", "options", "parents", "tracked", "value")
+    __slots__ = ("number", "op", "options", "parents", "tracked", "value")
 
     def __init__(
         self, op: str, value: Values, parents: tuple[Tensor, ...] = (), options: tuple[Any, ...] = ()
     ) -> None:
-        value.flags.writeable = False
+        value.setflags(False)
         self.op, self.value, self.parents, self.options = op, value, parents, options
         self.tracked = op == "parameter" or bool(parents)
+        self.number = next(NUMBERS)
 
     def __repr__(self) -> str:
         return f"Tensor({self.op}, {self.value!r})"
@@ -108,7 +112,7 @@ def leaf(op: str, value: ArrayLike, kinds: str) -> Tensor:
     if raw.dtype.kind not in kinds:
         raise ShapeError(f"a {op} holds numbers; the type of this one is {raw.dtype}", argument=op)
     array = np.array(raw, np.complex128 if raw.dtype.kind == "c" else np.float64)
-    if not finite(array):
+    if not quietly(finite, array):
         raise not_finite(f"a {op} holds", array, op)
     return Tensor(op, array)
 
@@ -133,24 +137,55 @@ def apply(op: str, *arguments: Any) -> Tensor:
 
     Errors: MissingRuleError without a rule for `op` or for a tensor among the options, NonFiniteError.
     """
-    forward, *partials = RULES.get(op, (None,))
-    options = arguments[(arity := len(partials)) :]
-    if forward is None or Tensor in map(type, options):
-        where = f" with a tensor as argument {arity}" if forward else ""
+    rule = RULES.get(op, ())
+    parents, values, tracked = [], [], False
+    for x in arguments[: (arity := len(rule) - 1)]:
+        x = x if type(x) is Tensor else constant(x)
+        parents.append(x)
+        values.append(x.value)
+        tracked = tracked or x.tracked
+    options = arguments[arity:]
+    if not rule or (options and Tensor in map(type, options)):
+        where = f" with a tensor as argument {arity}" if rule else ""
         raise MissingRuleError(f"the table has no rule for {op}{where}", argument=op)
-    parents = tuple([x if type(x) is Tensor else constant(x) for x in arguments[:arity]])
+    value = quietly(evaluate, op, rule[0], *values, *options)
+    return Tensor(op, value, tuple(parents), options) if tracked else Tensor("constant", value)
+
+
+def evaluate(op: str, forward: Callable[..., Values], *arguments: Any) -> Values:
+    """Return the value of a primitive. Errors: NonFiniteError."""
+    value = np.asarray(forward(*arguments))
+    if op not in STEADY and not finite(value):
+        raise not_finite(f"{op} gives", value, op)
+    return value
+
+
+def quietly(function: Callable[..., R], *arguments: Any) -> R:
+    """Return function(*arguments) without a warning of NumPy's: what is not finite becomes an error of ours."""
+    if SILENCE is not None:
+        return SILENCE.copy().run(function, *arguments)
     with np.errstate(all="ignore"):
-        value = np.asarray(forward(*[x.value for x in parents], *options))
-        if not finite(value):
-            raise not_finite(f"{op} gives", value, op)
-    if any([x.tracked for x in parents]):
-        return Tensor(op, value, parents, options)
-    return Tensor("constant", value)
+        return function(*arguments)
+
+
+def silence() -> contextvars.Context | None:
+    """Return a context in which NumPy warns of nothing; None before NumPy 2, which keeps that a thread."""
+    if np.lib.NumpyVersion(np.__version__) < "2.0.0":
+        return None
+    context = contextvars.copy_context()
+    context.run(np.seterr, all="ignore")
+    return context
+
+
+NUMBERS = itertools.count()  # of the tensors: a parent's is below its child's
+NUMBER, VALUE, FIRST = operator.attrgetter("number"), operator.attrgetter("value"), operator.itemgetter(0)
+SILENCE = silence()  # entering it costs a tenth of entering np.errstate
 
 
 def finite(array: Values) -> bool:
-    """Say whether every entry is finite: ‖a‖² is, or, where that overflows, each one by itself."""
-    return cmath.isfinite(np.vdot(array, array)) or bool(np.isfinite(array).all())
+    """Say whether every entry is finite: Σ a² is, or, where that overflows, each one by itself."""
+    flat = array.ravel()
+    return cmath.isfinite(flat.dot(flat)) or bool(np.isfinite(array).all())
 
 
 def not_finite(what: str, values: Values, op: str, task: int | None = None) -> NonFiniteError:
@@ -162,7 +197,8 @@ def not_finite(what: str, values: Values, op: str, task: int | None = None) -> N
 
 # THE SWEEP
 
-Sent = tuple[tuple[int, ...], Array, str]  # by one use of a node: tasks, a row for each, the primitive
+Sent = tuple[tuple[int, ...], Array]  # by one use of a node: its tasks, and a row of cotangents for each
+BLOCK = 2**17  # numbers, 1 MiB: the cotangents of a layer that the sweep carries at once stay in the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,40 +209,77 @@ class Jacobian:
     blocks: tuple[Array, ...]
 
 
-def jacobian(losses: Sequence[Tensor], parameters: Sequence[Tensor]) -> Jacobian:
+def jacobian(losses: Sequence[Tensor], parameters: Sequence[Tensor], chunk: int | None = None) -> Jacobian:
     """AD-1: x̄ = Σ_z z̄ ∂z/∂x, from the losses, where L̄_i = 1, back to the parameters.
 
     The columns are the parameters raveled in C order, one after another; any tensor with a parameter behind
-    it will do as one. A loss that does not depend on a parameter has an exact zero there.
+    it will do as one. A loss that does not depend on a parameter has an exact zero there. The tasks are swept in
+    blocks of `chunk`, by default as many as 1 MiB holds of the largest cotangent: that bounds the memory, and
+    changes no bit of the result.
     Errors: ShapeError (a loss that is not a real scalar), MtlrefError, NonFiniteError (primitive and task).
     """
     check(losses, parameters)
     ends = np.cumsum([0] + [x.value.size for x in parameters]).tolist()
     columns = {x: slice(*ends[i : i + 2]) for i, x in enumerate(parameters)}
-    matrix = np.zeros((len(losses), ends[-1]))
-    sent: dict[Tensor, list[Sent]] = {x: [] for x in between(losses, columns)}
-    for task, loss in enumerate(losses):
-        sent.get(loss, []).append(((task,), np.ones(1), "loss"))
+    matrix = np.empty((len(losses), ends[-1]))
+    nodes = between(losses, columns)
+    largest = max([x.value.size for x in nodes if x.parents], default=1)
+    size = max(1, BLOCK // largest) if chunk is None else count("chunk", chunk)
     with np.errstate(all="ignore"):
-        while sent:
-            node, contributions = sent.popitem()
-            tasks, c = accumulate(contributions)
-            if node in columns:
-                matrix[list(tasks), columns[node]] = c.reshape(len(tasks), -1)
-            for x, partial in zip(node.parents, RULES[node.op][1:], strict=True):
-                if x in sent:
-                    rows = partial(c, node.value, *[y.value for y in node.parents], *node.options)
-                    sent[x].append((tasks, unbroadcast(rows, x.shape), node.op))
+        for first in range(0, len(losses), size):
+            block = range(len(losses))[first : first + size]
+            sweep(losses, block, nodes, {x: matrix[first : block.stop, columns[x]] for x in columns})
     return Jacobian(matrix, tuple(matrix[:, columns[x]].reshape(len(losses), *x.shape) for x in parameters))
 
 
+def sweep(losses: Sequence[Tensor], block: range, nodes: Sequence[Tensor], targets: dict[Tensor, Array]) -> None:
+    """Write the gradients of a block of the losses into `targets`: for each parameter (len(block), its size)."""
+    sent: dict[Tensor, list[Sent]] = {x: [] for x in nodes}
+    for task in block:
+        sent.get(losses[task], []).append(((task,), np.ones(1)))
+    unreached = set(targets)
+    while sent:
+        node, contributions = sent.popitem()
+        if not contributions:
+            continue
+        tasks, c = accumulate(contributions)
+        if node in targets:
+            unreached.remove(node)
+            place(targets[node], [task - block.start for task in tasks], c)
+        op, parents = node.op, node.parents
+        for x, partial in zip(parents, RULES[op][1:], strict=True):
+            if x not in sent:
+                continue
+            if partial is matmul_right and x in targets and x.value.ndim == 2 and not sent[x] and len(tasks) == len(block):
+                rows = matmul_right(c, node.value, *map(VALUE, parents), out=targets[x])
+            else:
+                rows = partial(c, node.value, *map(VALUE, parents), *node.options)
+            if rows.shape[1:] != x.value.shape:
+                rows = unbroadcast(rows, x.value.shape)
+            if rows is not c and op not in STEADY:
+                known_finite(rows, tasks, op)
+            sent[x].append((tasks, rows))
+    for x in unreached:
+        targets[x][...] = 0.0
+
+
+def place(target: Array, rows: list[int], c: Array) -> None:
+    """Write `c` into these rows of `target`, and zeros into the others; a product written there stays."""
+    if c.base is not target.base:
+        if len(rows) < len(target):
+            target[...] = 0.0
+        target[rows if len(rows) > 1 else rows[0]] = c.reshape(len(rows), -1)
+
+
 def value_and_jacobian(
-    function: Callable[[tuple[Tensor, ...]], Sequence[Tensor]], parameters: Sequence[ArrayLike]
+    function: Callable[[tuple[Tensor, ...]], Sequence[Tensor]],
+    parameters: Sequence[ArrayLike],
+    chunk: int | None = None,
 ) -> tuple[Array, Jacobian]:
     """Return the K losses that `function` makes of the parameters' tensors, (K,), and their Jacobian."""
     leaves = tuple(parameter(array) for array in parameters)
     losses = function(leaves)
-    result = jacobian(losses, leaves)
+    result = jacobian(losses, leaves, chunk)
     return np.array([loss.value for loss in losses]), result
 
 
@@ -223,39 +296,45 @@ def check(losses: Sequence[Tensor], parameters: Sequence[Tensor]) -> None:
 
 def between(losses: Sequence[Tensor], parameters: dict[Tensor, slice]) -> list[Tensor]:
     """Return, parents first, the nodes that lead from a parameter to a loss."""
-    leads: dict[Tensor, bool] = {}
-    stack = list(losses)
+    stack = [loss for loss in losses if loss.tracked]
+    behind = set(stack)
     while stack:
-        node = stack[-1]
-        ahead = [x for x in node.parents if x.tracked and x not in leads]
-        if ahead:
-            stack.extend(ahead)
-        else:
-            stack.pop()
-            leads[node] = node in parameters or any([leads.get(x) for x in node.parents])
-    return [node for node, leading in leads.items() if leading]
+        ahead = {x for x in stack.pop().parents if x.tracked and x not in behind}
+        behind |= ahead
+        stack.extend(ahead)
+    leads: dict[Tensor, None] = {}
+    for node in sorted(behind, key=NUMBER):
+        if node in parameters or any([x in leads for x in node.parents]):
+            leads[node] = None
+    return list(leads)
 
 
-def accumulate(sent: list[Sent]) -> tuple[tuple[int, ...], Array]:
+def accumulate(sent: list[Sent]) -> Sent:
     """AD-2: x̄ = Σ (what each use of x sends back), task by task: the tasks in order, and a row for each."""
-    tasks, rows, op = sent[0]
-    if len(sent) > 1:
-        tasks = tuple(sorted({task for part in sent for task in part[0]}))
-        rows = np.zeros((len(tasks), *rows.shape[1:]))
-        for some, part, _ in sent:
-            block = slice(first := tasks.index(some[0]), first + len(some))
-            rows[block if tasks[block] == some else [tasks.index(task) for task in some]] += part
-    if not finite(rows):
-        tasks, rows, op = next((part for part in sent if not finite(part[1])), (tasks, rows, "a shared node"))
+    if len(sent) == 1:
+        return sent[0]
+    parts = sorted(sent, key=FIRST)
+    if all([one[0][-1] < other[0][0] for one, other in itertools.pairwise(parts)]):
+        return tuple([task for part in parts for task in part[0]]), np.concatenate([part[1] for part in parts])
+    tasks = tuple(sorted({task for part in sent for task in part[0]}))
+    rows = np.full((len(tasks), *sent[0][1].shape[1:]), -0.0)  # −0 + x is x, to the sign of a zero
+    for some, part in sent:
+        first = tasks.index(some[0])
+        block = slice(first, first + len(some))
+        rows[block if tasks[block] == some else [tasks.index(task) for task in some]] += part
+    known_finite(rows, tasks, "a shared node")
+    return tasks, rows
+
+
+def known_finite(rows: Array, tasks: tuple[int, ...], op: str) -> None:
+    """Raise NonFiniteError, with the primitive and the task, unless all cotangents are finite."""
+    if not (finite(rows) if rows.flags.c_contiguous else all(map(finite, rows))):
         task = tasks[np.argwhere(~np.isfinite(rows))[0][0]]
         raise not_finite(f"the derivative of {op} gives, for task {task},", rows, op, task)
-    return tasks, rows
 
 
 def unbroadcast(c: Array, shape: tuple[int, ...]) -> Array:
     """AD-3: x̄ = Σ z̄ over the axes that broadcasting x to the shape of z added or stretched."""
-    if c.shape[1:] == shape:
-        return c
     added = c.ndim - 1 - len(shape)
     stretched = [i for i, n in enumerate(shape, 1 + added) if n == 1]
     return np.reshape(np.add.reduce(c, axis=(*range(1, 1 + added), *stretched)), (len(c), *shape))
@@ -263,33 +342,48 @@ def unbroadcast(c: Array, shape: tuple[int, ...]) -> Array:
 
 # RULES THAT TAKE MORE THAN A LINE
 
+ONE, ZERO = np.ones(()), np.zeros(())  # NumPy takes an array of no axes faster than a number
+
+
+def times(c: Array, slope: Array) -> Array:
+    """Return x̄ = z̄ ∘ f'(x), with an axis for the tasks: one row and its slope have one shape, which is quick."""
+    return c * slope[None]
+
+
 
 def product(x: Values, y: Values) -> Values:
     """Return x @ y for matrices and stacks of them. Errors: ShapeError for a vector."""
     if x.ndim < 2 or y.ndim < 2:
         raise ShapeError(f"matmul takes matrices; the shapes are {x.shape} and {y.shape}", argument="matmul")
-    return np.asarray(x @ y)
+    return x @ y
 
 
-def matmul_left(c: Array, z: Array, x: Array, y: Array) -> Array:
-    """AD-6: X̄ = Z̄ Yᵀ, for all tasks in one product (T·B, m) @ (m, n)."""
+def matmul_left(c: Array, z: Array, x: Array, y: Array, *_: Array) -> Array:
+    """AD-6: X̄ = Z̄ Yᵀ, a product (B, m) @ (m, n) a task; further leading axes of X count into B."""
     if y.ndim > 2:
-        return np.asarray(c @ y.swapaxes(-1, -2))
-    return np.reshape(c.reshape(-1, y.shape[1]) @ y.T, (*c.shape[:-1], y.shape[0]))
+        return c @ y.swapaxes(-1, -2)
+    return (c.reshape(len(c), -1, y.shape[1]) @ y.T).reshape(*c.shape[:-1], y.shape[0])
 
 
-def matmul_right(c: Array, z: Array, x: Array, y: Array) -> Array:
-    """AD-7: Ȳ = Xᵀ Z̄, a product (n, B) @ (B, m) a task; further leading axes of X count into B."""
-    if y.ndim == 2:
-        x, c = x.reshape(-1, x.shape[-1]), c.reshape(len(c), -1, c.shape[-1])
-    return np.asarray(x.swapaxes(-1, -2) @ c)
+def matmul_right(c: Array, z: Array, x: Array, y: Array, *_: Array, out: Array | None = None) -> Array:
+    """AD-7: Ȳ = Xᵀ Z̄, a product (n, B) @ (B, m) a task, written into `out` (T, n m) if it is given."""
+    if y.ndim > 2:
+        return x.swapaxes(-1, -2) @ c
+    place = None if out is None else out.reshape(len(c), *y.shape)
+    return np.matmul(x.reshape(-1, x.shape[-1]).T, c.reshape(len(c), -1, c.shape[-1]), place)
+
+
+def total(x: Values, axis: Axis, keepdims: bool) -> Values:
+    """Return Σ x over one axis, several, or all of them."""
+    return np.add.reduce(x, axis, keepdims=keepdims)
 
 
 def spread(c: Array, x: Array, axis: Axis) -> Array:
     """AD-8: x̄_i = z̄ for z = Σ_i x_i: what the sum receives goes to every summand."""
     summed = range(x.ndim) if axis is None else {a % x.ndim for a in np.atleast_1d(axis)}
-    kept = [1 if i in summed else n for i, n in enumerate(x.shape)]
-    return np.broadcast_to(c.reshape(len(c), *kept), (len(c), *x.shape))
+    rows = np.empty((len(c), *x.shape))
+    rows[...] = c.reshape(len(c), *[1 if i in summed else n for i, n in enumerate(x.shape)])
+    return rows
 
 
 def scatter(c: Array, x: Array, index: Any) -> Array:
@@ -335,23 +429,24 @@ RULES: dict[str, tuple[Callable[..., Any], ...]] = {
     "parameter": (np.array,),
     "add": (operator.add, lambda c, z, x, y: c, lambda c, z, x, y: c),
     "subtract": (operator.sub, lambda c, z, x, y: c, lambda c, z, x, y: -c),
-    "multiply": (operator.mul, lambda c, z, x, y: c * y, lambda c, z, x, y: c * x),
-    "divide": (operator.truediv, lambda c, z, x, y: c / y, lambda c, z, x, y: c * (-z / y)),
+    "multiply": (operator.mul, lambda c, z, x, y: times(c, y), lambda c, z, x, y: times(c, x)),
+    "divide": (operator.truediv, lambda c, z, x, y: c / y, lambda c, z, x, y: times(c, -z / y)),
     "matmul": (product, matmul_left, matmul_right),
-    "power": (operator.pow, lambda c, z, x, p: c * (p * x ** (p - 1) if p else 0 * x)),
+    "affine": (lambda x, y, b: product(x, y) + b, matmul_left, matmul_right, lambda c, z, x, y, b: c),
+    "power": (operator.pow, lambda c, z, x, p: times(c, p * x ** (p - 1) if p else 0 * x)),
     "negative": (operator.neg, lambda c, z, x: -c),
-    "exp": (np.exp, lambda c, z, x: c * z),
+    "exp": (np.exp, lambda c, z, x: times(c, z)),
     "log": (np.log, lambda c, z, x: c / x),
     "sqrt": (np.sqrt, lambda c, z, x: c / (2 * z)),
-    "tanh": (np.tanh, lambda c, z, x: c * (1 - z * z)),
-    "sigmoid": (logistic, lambda c, z, x: c * (z * logistic(-x))),
-    "softplus": (soft_relu, lambda c, z, x: c * logistic(x)),
-    "relu": (lambda x: np.maximum(x, 0), lambda c, z, x: c * (x > 0)),  # AD-C1
-    "absolute": (np.abs, lambda c, z, x: c * np.sign(x)),  # AD-C2
-    "sum": (lambda x, a, k: np.sum(x, a, keepdims=k), lambda c, z, x, a, k: spread(c, x, a)),
+    "tanh": (np.tanh, lambda c, z, x: times(c, ONE - z * z)),
+    "sigmoid": (logistic, lambda c, z, x: times(c, z * logistic(-x))),
+    "softplus": (soft_relu, lambda c, z, x: times(c, logistic(x))),
+    "relu": (lambda x: np.maximum(x, ZERO), lambda c, z, x: times(c, np.sign(z))),  # AD-C1
+    "absolute": (np.abs, lambda c, z, x: times(c, np.sign(x))),  # AD-C2
+    "sum": (total, lambda c, z, x, a, k: spread(c, x, a)),
     "mean": (
-        lambda x, a, k: np.mean(x, a, keepdims=k),
-        lambda c, z, x, a, k: spread(c * z.size / x.size, x, a),
+        lambda x, a, k: (z := total(x, a, k)) / (x.size / z.size),
+        lambda c, z, x, a, k: spread(c / (x.size / z.size), x, a),
     ),
     # AD-10, where e^(x − z) is the share of x in the sum, and AD-11, where z is
     "logsumexp": (log_sum_exp, lambda c, z, x, a, k: spread(c, x, a) * np.exp(x - spread(z[None], x, a))),
@@ -366,6 +461,9 @@ RULES: dict[str, tuple[Callable[..., Any], ...]] = {
 c is (T, *shape of z), and what comes after the operands (an axis, an exponent) is a constant option.
 At the kinks, AD-C1: the derivative of relu at 0 is 0, and AD-C2: the derivative of |x| at 0 is 0.
 """
+
+STEADY = frozenset({"tanh", "sigmoid", "relu", "absolute", "negative", "reshape", "transpose"})
+"""The primitives that make a finite value of finite values, and of a finite cotangent finite ones: not checked."""
 
 # THE PRIMITIVES AS FUNCTIONS (the others are operators and methods of a tensor)
 

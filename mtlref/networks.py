@@ -46,7 +46,7 @@ U = TypeVar("U", Array, Tensor)
 
 def linear(x: Operand, W: Operand, b: Operand) -> Tensor:
     """NN-1: z = x W + b, for x (B, n), W (n, m) and b (m,); z is (B, m)."""
-    return ad.matmul(x, W) + b
+    return ad.apply("affine", x, W, b)
 
 
 def he(rng: np.random.Generator, n: int, m: int) -> Array:
