@@ -1,15 +1,14 @@
-"""Reverse mode for K losses at once: the tape, the table of derivatives, and one sweep.
+"""Reverse mode for K losses at once: the tape, and one sweep; the table of derivatives is `rules`.
 
-A computation on tensors records, for every value, the primitive that made it and its parents. To
-differentiate, the recording is swept from the losses back to the parameters (`jacobian`, AD-1): each
-node turns its own cotangent z̄ = ∂L/∂z into those of its parents by the rule of its primitive, read
-from the table `RULES`, and a node that was used several times adds what it is sent (`accumulate`, AD-2).
+A computation on tensors records, for every value, the primitive that made it and its parents. To differentiate, the
+recording is swept from the losses back to the parameters (`jacobian`, AD-1): each node turns its own cotangent
+z̄ = ∂L/∂z into those of its parents by the rule of its primitive, read from the table `RULES` (AD-4), and a node that
+was used several times adds what it is sent (`accumulate`, AD-2).
 
-The one idea beyond a textbook tape is that **a cotangent has a row for each task that reaches its node**:
-its shape is (T, *shape), for the T tasks named beside it. A head carries the one row of its own task. Where
-K heads meet the rows are stacked, and below that point a single sweep computes all K gradients, with one
-product (T·B, m) @ (m, n) where K separate sweeps would make K small ones. The tasks' axis comes first, so
-broadcasting aligns it with nothing: the rule of tanh is `c * (1 - z * z)` for one row and for forty.
+The one idea beyond a textbook tape is that **a cotangent has a row for each task that reaches its node**: its shape is
+(T, *shape), for the T tasks named beside it. A head carries the one row of its own task. Where K heads meet the rows
+are stacked, and below that point a single sweep computes all K gradients. The tasks' axis comes first, so broadcasting
+aligns it with nothing. The sweep goes by blocks of tasks, whose cotangents stay in the processor's cache.
 Values are float64 and read-only. A constant may be complex, for differentiation by complex step.
 """
 
@@ -20,17 +19,18 @@ import contextvars
 import copy
 import functools
 import itertools
+import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from mtlref.notation import Array, MtlrefError, NonFiniteError, ShapeError, count
+from mtlref.rules import PRODUCTS, RULES, Axis, Values, matmul_right
 
-Values = NDArray[Any]  # float64, or complex128 under a complex step
 R = TypeVar("R")
 
 
@@ -53,14 +53,15 @@ class Tensor:
     further tensors; any other NumPy function is an error. `tracked`: does a parameter lie behind it?
     """
 
-    __slots__ = ("number", "op", "options", "parents", "tracked", "value")
+    __slots__ = ("arguments", "number", "op", "parents", "tracked", "value")
 
-    def __init__(
-        self, op: str, value: Values, parents: tuple[Tensor, ...] = (), options: tuple[Any, ...] = ()
-    ) -> None:
-        value.setflags(False)
-        self.op, self.value, self.parents, self.options = op, value, parents, options
-        self.tracked = op == "parameter" or bool(parents)
+    def __init__(self, op: str, value: Values, parents: Sequence[Tensor] = (), arguments: Sequence[Any] = ()) -> None:
+        value.setflags(write=False)
+        self.op = op
+        self.value = value
+        self.parents = parents
+        self.arguments = arguments
+        self.tracked = bool(parents) or op == "parameter"
         self.number = next(NUMBERS)
 
     def __repr__(self) -> str:
@@ -103,7 +104,6 @@ class Tensor:
 
 
 Operand = Tensor | ArrayLike
-Axis = int | tuple[int, ...] | None
 
 
 def leaf(op: str, value: ArrayLike, kinds: str) -> Tensor:
@@ -112,7 +112,7 @@ def leaf(op: str, value: ArrayLike, kinds: str) -> Tensor:
     if raw.dtype.kind not in kinds:
         raise ShapeError(f"a {op} holds numbers; the type of this one is {raw.dtype}", argument=op)
     array = np.array(raw, np.complex128 if raw.dtype.kind == "c" else np.float64)
-    if not quietly(finite, array):
+    if not finite(array):
         raise not_finite(f"a {op} holds", array, op)
     return Tensor(op, array)
 
@@ -138,54 +138,77 @@ def apply(op: str, *arguments: Any) -> Tensor:
     Errors: MissingRuleError without a rule for `op` or for a tensor among the options, NonFiniteError.
     """
     rule = RULES.get(op, ())
-    parents, values, tracked = [], [], False
-    for x in arguments[: (arity := len(rule) - 1)]:
-        x = x if type(x) is Tensor else constant(x)
-        parents.append(x)
-        values.append(x.value)
-        tracked = tracked or x.tracked
-    options = arguments[arity:]
-    if not rule or (options and Tensor in map(type, options)):
+    arity = len(rule) - 1
+    if not rule or (len(arguments) > arity and Tensor in map(type, arguments[arity:])):
         where = f" with a tensor as argument {arity}" if rule else ""
         raise MissingRuleError(f"the table has no rule for {op}{where}", argument=op)
-    value = quietly(evaluate, op, rule[0], *values, *options)
-    return Tensor(op, value, tuple(parents), options) if tracked else Tensor("constant", value)
+    parents, given, tracked = [], list(arguments), False
+    for i in range(arity):
+        x = arguments[i]
+        if type(x) is not Tensor:
+            x = constant(x)
+        parents.append(x)
+        given[i] = x.value
+        tracked = tracked or x.tracked
+    value = alarmed(op, rule[0], given)
+    return Tensor(op, value, parents, given) if tracked else Tensor("constant", value)
 
 
-def evaluate(op: str, forward: Callable[..., Values], *arguments: Any) -> Values:
-    """Return the value of a primitive. Errors: NonFiniteError."""
-    value = np.asarray(forward(*arguments))
-    if op not in STEADY and not finite(value):
-        raise not_finite(f"{op} gives", value, op)
-    return value
+# WHAT IS FINITE
 
 
-def quietly(function: Callable[..., R], *arguments: Any) -> R:
-    """Return function(*arguments) without a warning of NumPy's: what is not finite becomes an error of ours."""
-    if SILENCE is not None:
-        return SILENCE.copy().run(function, *arguments)
-    with np.errstate(all="ignore"):
-        return function(*arguments)
+def alarmed(op: str, forward: Callable[..., Values], given: Sequence[Any]) -> Values:
+    """Return a primitive's value of finite operands. Errors: NonFiniteError.
+
+    The processor notes an overflow, a division by 0 and an invalid operation, and NumPy looks at the note after
+    every call of its own. So a result without a note is finite. The products of BLAS may be made by other threads,
+    whose notes nobody reads.
+    """
+    try:
+        value = ALARM.copy().run(forward, *given)
+        if type(value) is not np.ndarray:
+            value = np.asarray(value)
+        if forward not in PRODUCTS or finite(value):
+            return value
+    except FloatingPointError:
+        with np.errstate(all="ignore"):
+            value = np.asarray(forward(*given))
+        if finite(value):
+            return value
+    raise not_finite(f"{op} gives", value, op)
 
 
-def silence() -> contextvars.Context | None:
-    """Return a context in which NumPy warns of nothing; None before NumPy 2, which keeps that a thread."""
-    if np.lib.NumpyVersion(np.__version__) < "2.0.0":
-        return None
+class Alarm:
+    """Runs functions with NumPy's errors raised; from NumPy 2 on a context does so, at a tenth of the cost."""
+
+    def copy(self) -> Alarm:
+        """Return the alarm: it holds nothing."""
+        return self
+
+    def run(self, function: Callable[..., Values], *arguments: Any) -> Values:
+        """Return function(*arguments). Errors: FloatingPointError."""
+        with np.errstate(**RAISED):
+            return function(*arguments)
+
+
+def alarm() -> Alarm | contextvars.Context:
+    """Return what runs functions with NumPy's errors raised."""
+    if np.lib.NumpyVersion(np.__version__) < "2.0.0":  # which keeps the error state a thread, not a context
+        return Alarm()
     context = contextvars.copy_context()
-    context.run(np.seterr, all="ignore")
+    context.run(np.seterr, **RAISED)
     return context
 
 
+RAISED: dict[str, Any] = {"over": "raise", "divide": "raise", "invalid": "raise", "under": "ignore"}
+ALARM = alarm()
 NUMBERS = itertools.count()  # of the tensors: a parent's is below its child's
 NUMBER, VALUE, FIRST = operator.attrgetter("number"), operator.attrgetter("value"), operator.itemgetter(0)
-SILENCE = silence()  # entering it costs a tenth of entering np.errstate
 
 
 def finite(array: Values) -> bool:
     """Say whether every entry is finite: Σ a² is, or, where that overflows, each one by itself."""
-    flat = array.ravel()
-    return cmath.isfinite(flat.dot(flat)) or bool(np.isfinite(array).all())
+    return cmath.isfinite(np.vdot(array, array)) or bool(np.isfinite(array).all())
 
 
 def not_finite(what: str, values: Values, op: str, task: int | None = None) -> NonFiniteError:
@@ -225,7 +248,7 @@ def jacobian(losses: Sequence[Tensor], parameters: Sequence[Tensor], chunk: int 
     nodes = between(losses, columns)
     largest = max([x.value.size for x in nodes if x.parents], default=1)
     size = max(1, BLOCK // largest) if chunk is None else count("chunk", chunk)
-    with np.errstate(all="ignore"):
+    with np.errstate(**RAISED):
         for first in range(0, len(losses), size):
             block = range(len(losses))[first : first + size]
             sweep(losses, block, nodes, {x: matrix[first : block.stop, columns[x]] for x in columns})
@@ -242,25 +265,34 @@ def sweep(losses: Sequence[Tensor], block: range, nodes: Sequence[Tensor], targe
         node, contributions = sent.popitem()
         if not contributions:
             continue
-        tasks, c = accumulate(contributions)
+        tasks, c = contributions[0] if len(contributions) == 1 else accumulate(contributions)
         if node in targets:
             unreached.remove(node)
             place(targets[node], [task - block.start for task in tasks], c)
-        op, parents = node.op, node.parents
-        for x, partial in zip(parents, RULES[op][1:], strict=True):
-            if x not in sent:
-                continue
-            if partial is matmul_right and x in targets and x.value.ndim == 2 and not sent[x] and len(tasks) == len(block):
-                rows = matmul_right(c, node.value, *map(VALUE, parents), out=targets[x])
-            else:
-                rows = partial(c, node.value, *map(VALUE, parents), *node.options)
-            if rows.shape[1:] != x.value.shape:
-                rows = unbroadcast(rows, x.value.shape)
-            if rows is not c and op not in STEADY:
-                known_finite(rows, tasks, op)
-            sent[x].append((tasks, rows))
+        for x, partial in zip(node.parents, RULES[node.op][1:], strict=True):
+            waiting = sent.get(x)
+            if waiting is not None:
+                alone = x in targets and len(tasks) == len(block) and not waiting
+                try:
+                    rows = sent_back(partial, c, node, x, targets[x] if alone else None)
+                    if partial in PRODUCTS:
+                        known_finite(rows, tasks, node.op)
+                except FloatingPointError:
+                    with np.errstate(all="ignore"):
+                        rows = sent_back(partial, c, node, x)
+                    known_finite(rows, tasks, node.op)
+                waiting.append((tasks, rows))
     for x in unreached:
         targets[x][...] = 0.0
+
+
+def sent_back(partial: Callable[..., Array], c: Array, node: Tensor, x: Tensor, target: Array | None = None) -> Array:
+    """Return the rows that `node` sends to its parent `x`; a weight's, Xᵀ Z̄, are written into `target`, if given."""
+    shape = x.value.shape
+    if target is not None and partial is matmul_right and len(shape) == 2:
+        return matmul_right(c, node.value, *node.arguments, out=target.reshape(len(c), *shape))
+    rows = partial(c, node.value, *node.arguments)
+    return rows if rows.shape[1:] == shape else unbroadcast(rows, shape)
 
 
 def place(target: Array, rows: list[int], c: Array) -> None:
@@ -299,14 +331,15 @@ def between(losses: Sequence[Tensor], parameters: dict[Tensor, slice]) -> list[T
     stack = [loss for loss in losses if loss.tracked]
     behind = set(stack)
     while stack:
-        ahead = {x for x in stack.pop().parents if x.tracked and x not in behind}
-        behind |= ahead
-        stack.extend(ahead)
-    leads: dict[Tensor, None] = {}
-    for node in sorted(behind, key=NUMBER):
-        if node in parameters or any([x in leads for x in node.parents]):
-            leads[node] = None
-    return list(leads)
+        for x in stack.pop().parents:
+            if x.tracked and x not in behind:
+                behind.add(x)
+                stack.append(x)
+    leads = set(parameters)
+    for node in (nodes := sorted(behind, key=NUMBER)):
+        if not leads.isdisjoint(node.parents):
+            leads.add(node)
+    return [node for node in nodes if node in leads]
 
 
 def accumulate(sent: list[Sent]) -> Sent:
@@ -318,17 +351,18 @@ def accumulate(sent: list[Sent]) -> Sent:
         return tuple([task for part in parts for task in part[0]]), np.concatenate([part[1] for part in parts])
     tasks = tuple(sorted({task for part in sent for task in part[0]}))
     rows = np.full((len(tasks), *sent[0][1].shape[1:]), -0.0)  # −0 + x is x, to the sign of a zero
-    for some, part in sent:
-        first = tasks.index(some[0])
-        block = slice(first, first + len(some))
-        rows[block if tasks[block] == some else [tasks.index(task) for task in some]] += part
+    with np.errstate(all="ignore"):
+        for some, part in sent:
+            first = tasks.index(some[0])
+            block = slice(first, first + len(some))
+            rows[block if tasks[block] == some else [tasks.index(task) for task in some]] += part
     known_finite(rows, tasks, "a shared node")
     return tasks, rows
 
 
 def known_finite(rows: Array, tasks: tuple[int, ...], op: str) -> None:
     """Raise NonFiniteError, with the primitive and the task, unless all cotangents are finite."""
-    if not (finite(rows) if rows.flags.c_contiguous else all(map(finite, rows))):
+    if not all(map(finite, rows)):
         task = tasks[np.argwhere(~np.isfinite(rows))[0][0]]
         raise not_finite(f"the derivative of {op} gives, for task {task},", rows, op, task)
 
@@ -336,134 +370,13 @@ def known_finite(rows: Array, tasks: tuple[int, ...], op: str) -> None:
 def unbroadcast(c: Array, shape: tuple[int, ...]) -> Array:
     """AD-3: x̄ = Σ z̄ over the axes that broadcasting x to the shape of z added or stretched."""
     added = c.ndim - 1 - len(shape)
+    if c.shape[1 + added :] == shape:
+        rows = c.reshape(len(c), math.prod(c.shape[1 : 1 + added]), math.prod(shape))
+        return np.asarray(np.ones(rows.shape[1]) @ rows).reshape(len(c), *shape)
     stretched = [i for i, n in enumerate(shape, 1 + added) if n == 1]
-    return np.reshape(np.add.reduce(c, axis=(*range(1, 1 + added), *stretched)), (len(c), *shape))
+    summed: Array = np.add.reduce(c, axis=(*range(1, 1 + added), *stretched))
+    return summed.reshape(len(c), *shape)
 
-
-# RULES THAT TAKE MORE THAN A LINE
-
-ONE, ZERO = np.ones(()), np.zeros(())  # NumPy takes an array of no axes faster than a number
-
-
-def times(c: Array, slope: Array) -> Array:
-    """Return x̄ = z̄ ∘ f'(x), with an axis for the tasks: one row and its slope have one shape, which is quick."""
-    return c * slope[None]
-
-
-
-def product(x: Values, y: Values) -> Values:
-    """Return x @ y for matrices and stacks of them. Errors: ShapeError for a vector."""
-    if x.ndim < 2 or y.ndim < 2:
-        raise ShapeError(f"matmul takes matrices; the shapes are {x.shape} and {y.shape}", argument="matmul")
-    return x @ y
-
-
-def matmul_left(c: Array, z: Array, x: Array, y: Array, *_: Array) -> Array:
-    """AD-6: X̄ = Z̄ Yᵀ, a product (B, m) @ (m, n) a task; further leading axes of X count into B."""
-    if y.ndim > 2:
-        return c @ y.swapaxes(-1, -2)
-    return (c.reshape(len(c), -1, y.shape[1]) @ y.T).reshape(*c.shape[:-1], y.shape[0])
-
-
-def matmul_right(c: Array, z: Array, x: Array, y: Array, *_: Array, out: Array | None = None) -> Array:
-    """AD-7: Ȳ = Xᵀ Z̄, a product (n, B) @ (B, m) a task, written into `out` (T, n m) if it is given."""
-    if y.ndim > 2:
-        return x.swapaxes(-1, -2) @ c
-    place = None if out is None else out.reshape(len(c), *y.shape)
-    return np.matmul(x.reshape(-1, x.shape[-1]).T, c.reshape(len(c), -1, c.shape[-1]), place)
-
-
-def total(x: Values, axis: Axis, keepdims: bool) -> Values:
-    """Return Σ x over one axis, several, or all of them."""
-    return np.add.reduce(x, axis, keepdims=keepdims)
-
-
-def spread(c: Array, x: Array, axis: Axis) -> Array:
-    """AD-8: x̄_i = z̄ for z = Σ_i x_i: what the sum receives goes to every summand."""
-    summed = range(x.ndim) if axis is None else {a % x.ndim for a in np.atleast_1d(axis)}
-    rows = np.empty((len(c), *x.shape))
-    rows[...] = c.reshape(len(c), *[1 if i in summed else n for i, n in enumerate(x.shape)])
-    return rows
-
-
-def scatter(c: Array, x: Array, index: Any) -> Array:
-    """AD-9: x̄_j = Σ z̄_i over the i that were read from j: entries go back to where they came from."""
-    rows = np.zeros((x.size, len(c)))
-    origin = np.arange(x.size).reshape(x.shape)[index]
-    np.add.at(rows, np.ravel(origin), c.reshape(len(c), -1).T)
-    return np.reshape(rows.T, (len(c), *x.shape))
-
-
-def log_sum_exp(x: Values, axis: Axis, keepdims: bool) -> Values:
-    """Return log Σ e^x with the largest entry taken out first, so that no exponential overflows."""
-    top = np.max(x.real, axis, keepdims=True)
-    z = top + np.log(np.sum(np.exp(x - top), axis, keepdims=True))
-    return np.asarray(z if keepdims else np.squeeze(z, axis))
-
-
-def shares(x: Values, axis: int) -> Values:
-    """Return e^x / Σ e^x with the largest entry taken out first, so that no exponential overflows."""
-    e = np.exp(x - np.max(x.real, axis, keepdims=True))
-    return np.asarray(e / np.sum(e, axis, keepdims=True))
-
-
-def logistic(x: Values) -> Values:
-    """Return 1 / (1 + e^−x) from the exponential that cannot overflow, right to rounding on both sides."""
-    e = np.exp(np.where(x.real < 0, x, -x))
-    return np.where(x.real < 0, e, 1.0) / (1.0 + e)
-
-
-def soft_relu(x: Values) -> Values:
-    """Return log(1 + e^x) from the exponential that cannot overflow."""
-    return np.maximum(x, 0.0) + np.log1p(np.exp(np.where(x.real < 0, x, -x)))
-
-
-def cut(c: Array, x: Array, axis: int) -> list[Array]:
-    """AD-12: (x̄, ȳ) = z̄, cut where x and y were joined along the axis."""
-    return np.split(c, [x.shape[axis]], axis % x.ndim + 1)
-
-
-# THE TABLE
-
-RULES: dict[str, tuple[Callable[..., Any], ...]] = {
-    "parameter": (np.array,),
-    "add": (operator.add, lambda c, z, x, y: c, lambda c, z, x, y: c),
-    "subtract": (operator.sub, lambda c, z, x, y: c, lambda c, z, x, y: -c),
-    "multiply": (operator.mul, lambda c, z, x, y: times(c, y), lambda c, z, x, y: times(c, x)),
-    "divide": (operator.truediv, lambda c, z, x, y: c / y, lambda c, z, x, y: times(c, -z / y)),
-    "matmul": (product, matmul_left, matmul_right),
-    "affine": (lambda x, y, b: product(x, y) + b, matmul_left, matmul_right, lambda c, z, x, y, b: c),
-    "power": (operator.pow, lambda c, z, x, p: times(c, p * x ** (p - 1) if p else 0 * x)),
-    "negative": (operator.neg, lambda c, z, x: -c),
-    "exp": (np.exp, lambda c, z, x: times(c, z)),
-    "log": (np.log, lambda c, z, x: c / x),
-    "sqrt": (np.sqrt, lambda c, z, x: c / (2 * z)),
-    "tanh": (np.tanh, lambda c, z, x: times(c, ONE - z * z)),
-    "sigmoid": (logistic, lambda c, z, x: times(c, z * logistic(-x))),
-    "softplus": (soft_relu, lambda c, z, x: times(c, logistic(x))),
-    "relu": (lambda x: np.maximum(x, ZERO), lambda c, z, x: times(c, np.sign(z))),  # AD-C1
-    "absolute": (np.abs, lambda c, z, x: times(c, np.sign(x))),  # AD-C2
-    "sum": (total, lambda c, z, x, a, k: spread(c, x, a)),
-    "mean": (
-        lambda x, a, k: (z := total(x, a, k)) / (x.size / z.size),
-        lambda c, z, x, a, k: spread(c / (x.size / z.size), x, a),
-    ),
-    # AD-10, where e^(x − z) is the share of x in the sum, and AD-11, where z is
-    "logsumexp": (log_sum_exp, lambda c, z, x, a, k: spread(c, x, a) * np.exp(x - spread(z[None], x, a))),
-    "softmax": (shares, lambda c, z, x, a: z * (c - np.sum(z * c, a % z.ndim + 1, keepdims=True))),
-    "reshape": (np.reshape, lambda c, z, x, shape: c.reshape(len(c), *x.shape)),
-    "transpose": (np.transpose, lambda c, z, x, axes: c.transpose(0, *1 + np.argsort(np.mod(axes, z.ndim)))),
-    "getitem": (operator.getitem, lambda c, z, x, index: scatter(c, x, index)),
-    "join": (np.append, lambda c, z, x, y, a: cut(c, x, a)[0], lambda c, z, x, y, a: cut(c, x, a)[1]),
-}
-"""AD-4: x̄ = z̄ ∂z/∂x, one line a primitive: its name, z of its operands, then x̄ (and ȳ) of c = z̄.
-
-c is (T, *shape of z), and what comes after the operands (an axis, an exponent) is a constant option.
-At the kinks, AD-C1: the derivative of relu at 0 is 0, and AD-C2: the derivative of |x| at 0 is 0.
-"""
-
-STEADY = frozenset({"tanh", "sigmoid", "relu", "absolute", "negative", "reshape", "transpose"})
-"""The primitives that make a finite value of finite values, and of a finite cotangent finite ones: not checked."""
 
 # THE PRIMITIVES AS FUNCTIONS (the others are operators and methods of a tensor)
 
@@ -495,4 +408,4 @@ def concatenate(parts: Sequence[Tensor], axis: int = 0) -> Tensor:
 
 def pick(x: Operand, labels: ArrayLike) -> Tensor:
     """Return x[b, labels[b]] for every row b of a (B, C) matrix, (B,)."""
-    return apply("getitem", x, (np.arange(np.size(labels)), np.array(labels)))
+    return apply("pick", x, np.array(labels))

@@ -173,7 +173,7 @@ def last_shared_layer(shared: Sequence[V]) -> slice:
 def mse(prediction: Operand, target: ArrayLike) -> Tensor:
     """NN-6: L = mean (ŷ − y)², over examples and outputs; ŷ and y have one shape."""
     prediction, y = alike("prediction", prediction, "target", target)
-    return ((prediction - y) ** 2).mean()
+    return ad.apply("squared_error", prediction, y)
 
 
 def absolute_error(prediction: Operand, target: ArrayLike) -> Tensor:
@@ -191,11 +191,12 @@ def cross_entropy(logits: Operand, labels: ArrayLike) -> Tensor:
     if len(z.shape) != 2 or label.shape != z.shape[:1]:
         message = f"labels must be (B,) for logits (B, C); the shapes are {label.shape} and {z.shape}"
         raise ShapeError(message, argument="labels", value=label.shape)
-    for b, value in enumerate(label.tolist()):
-        count(f"labels[{b}]", value, least=0)
-        if value >= z.shape[1]:
-            message = f"labels[{b}] = {value} must be below the number of classes, {z.shape[1]}"
-            raise DomainError(message, argument="labels", value=value)
+    if label.dtype.kind not in "iu" or label.min(initial=0) < 0 or label.max(initial=0) >= z.shape[1]:
+        for b, value in enumerate(label.tolist()):
+            count(f"labels[{b}]", value, least=0)
+            if value >= z.shape[1]:
+                message = f"labels[{b}] = {value} must be below the number of classes, {z.shape[1]}"
+                raise DomainError(message, argument="labels", value=value)
     return (ad.logsumexp(z, axis=1) - ad.pick(z, label)).mean()
 
 

@@ -28,7 +28,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("cases", nargs="*", metavar="CASE", help=f"{', '.join(available())}; default: all of them")
     made.add_argument("--peers", action="store_true", help="measure other libraries too, where they are installed")
     made.add_argument("--full", action="store_true", help="every size of every case, which takes long")
-    made.add_argument("--threads", type=int, nargs="+", default=[1], metavar="N", help="numbers of threads; default 1")
+    made.add_argument(
+        "--threads", type=int, nargs="+", default=[1], metavar="N", help="numbers of threads; default 1"
+    )
     made.add_argument("--rounds", type=int, default=15, metavar="N", help="samples of each contender; default 15")
     made.add_argument("--budget", type=float, default=30.0, metavar="S", help="seconds a setup may take; default 30")
     made.add_argument("--seed", type=int, default=0, help="of the drawn orders; default 0")
@@ -56,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"bench: {error}", file=sys.stderr)
         return UNUSABLE
     if arguments.json:
-        Path(arguments.json).write_text(json.dumps(results.plain(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        Path(arguments.json).write_text(
+            json.dumps(results.plain(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     if arguments.plot:
         report.plot(results, arguments.plot)
     return MEASURED
@@ -67,7 +71,9 @@ def chosen(names: Sequence[str]) -> list[str]:
     known = available()
     for name in names:
         if name not in known:
-            raise MtlrefError(f"there is no case {name!r}; there are {', '.join(known)}", argument="cases", value=name)
+            raise MtlrefError(
+                f"there is no case {name!r}; there are {', '.join(known)}", argument="cases", value=name
+            )
     return list(names) or list(known)
 
 

@@ -97,7 +97,7 @@ class Measured:
 
 
 def compare(setup: Setup) -> float:
-    """Return the largest difference between the contenders' results. Errors: DisagreementError beyond the tolerance."""
+    """Return the largest difference between the results. Errors: DisagreementError beyond the tolerance."""
     compared = [c for c in setup.contenders if c.role != "bound"]
     if not compared:
         return 0.0

@@ -113,7 +113,9 @@ def row(one: Measured, timing: Timing) -> str:
     to_ours = "" if not ours else f"{timing.median / ours:8.2f} ×ours"
     spread = f"[{seconds(timing.quantile(0.25))} to {seconds(timing.quantile(0.75))}]"
     note = f"  ({timing.contender.note})" if timing.contender.note else ""
-    return f"   {timing.contender.name:<20}{seconds(timing.median):>10} {spread:<24}{to_bound}{to_ours}{note}".rstrip()
+    return (
+        f"   {timing.contender.name:<20}{seconds(timing.median):>10} {spread:<24}{to_bound}{to_ours}{note}".rstrip()
+    )
 
 
 def seconds(value: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,11 @@ WIDTH = 8
 
 def setups(full: bool, peers: bool) -> Iterator[Setup]:
     """Yield chains of operations: the seconds are those of one operation."""
+    x, b = np.linspace(0.1, 1.0, WIDTH), np.linspace(0.9, 1.1, WIDTH)
     for operations in (10, 100, 1000) if full else (100,):
-        x, b = np.linspace(0.1, 1.0, WIDTH), np.linspace(0.9, 1.1, WIDTH)
         contenders = [
-            Contender("bound", "bound", lambda n=operations: bare(x, b, n)),
-            Contender("mtlref", "ours", lambda n=operations: ours(x, b, n)),
+            Contender("bound", "bound", partial(bare, x, b, operations)),
+            Contender("mtlref", "ours", partial(ours, x, b, operations)),
         ]
         for name, make in PEERS.items() if peers else ():
             call = make(x, b, operations)
@@ -42,7 +43,7 @@ def bare(x: Array, b: Array, operations: int) -> Array:
     c = np.ones(len(x))
     for t in reversed(kept):
         c = (c * b) * (1 - t * t)
-    return c
+    return np.asarray(c)
 
 
 def ours(x: Array, b: Array, operations: int) -> Array:
