@@ -14,8 +14,6 @@ Values are float64 and read-only. A constant may be complex, for differentiation
 
 from __future__ import annotations
 
-import cmath
-import contextvars
 import copy
 import functools
 import itertools
@@ -28,7 +26,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mtlref.notation import Array, MtlrefError, NonFiniteError, ShapeError, count
+from mtlref.notation import ALARM, RAISED, Array, MtlrefError, NonFiniteError, ShapeError, count, finite
 from mtlref.rules import PRODUCTS, RULES, Axis, Values, matmul_right
 
 R = TypeVar("R")
@@ -178,37 +176,8 @@ def alarmed(op: str, forward: Callable[..., Values], given: Sequence[Any]) -> Va
     raise not_finite(f"{op} gives", value, op)
 
 
-class Alarm:
-    """Runs functions with NumPy's errors raised; from NumPy 2 on a context does so, at a tenth of the cost."""
-
-    def copy(self) -> Alarm:
-        """Return the alarm: it holds nothing."""
-        return self
-
-    def run(self, function: Callable[..., Values], *arguments: Any) -> Values:
-        """Return function(*arguments). Errors: FloatingPointError."""
-        with np.errstate(**RAISED):
-            return function(*arguments)
-
-
-def alarm() -> Alarm | contextvars.Context:
-    """Return what runs functions with NumPy's errors raised."""
-    if np.lib.NumpyVersion(np.__version__) < "2.0.0":  # which keeps the error state a thread, not a context
-        return Alarm()
-    context = contextvars.copy_context()
-    context.run(np.seterr, **RAISED)
-    return context
-
-
-RAISED: dict[str, Any] = {"over": "raise", "divide": "raise", "invalid": "raise", "under": "ignore"}
-ALARM = alarm()
 NUMBERS = itertools.count()  # of the tensors: a parent's is below its child's
 NUMBER, VALUE, FIRST = operator.attrgetter("number"), operator.attrgetter("value"), operator.itemgetter(0)
-
-
-def finite(array: Values) -> bool:
-    """Say whether every entry is finite: Σ a² is, or, where that overflows, each one by itself."""
-    return cmath.isfinite(np.vdot(array, array)) or bool(np.isfinite(array).all())
 
 
 def not_finite(what: str, values: Values, op: str, task: int | None = None) -> NonFiniteError:

@@ -473,7 +473,7 @@ def test_the_default_block_holds_a_mebibyte_of_cotangents(monkeypatch):
     x = parameter(rows(0, 3))
     z = (x * np.ones((ad.BLOCK // 6, 3))).sum(axis=0)
     jacobian([z[0], z[1], z[2], z[0] * 2, z[1] * 2], [x])
-    assert swept == [range(0, 2), range(2, 4), range(4, 5)]
+    assert swept == [range(2), range(2, 4), range(4, 5)]
 
 
 @pytest.mark.parametrize("chunk", [0, -1, 1.5, True])
