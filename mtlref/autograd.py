@@ -5,10 +5,10 @@ recording is swept from the losses back to the parameters (`jacobian`, AD-1): ea
 z̄ = ∂L/∂z into those of its parents by the rule of its primitive, read from the table `RULES` (AD-4), and a node that
 was used several times adds what it is sent (`accumulate`, AD-2).
 
-The one idea beyond a textbook tape is that **a cotangent has a row for each task that reaches its node**: its shape is
-(T, *shape), for the T tasks named beside it. A head carries the one row of its own task. Where K heads meet the rows
-are stacked, and below that point a single sweep computes all K gradients. The tasks' axis comes first, so broadcasting
-aligns it with nothing. The sweep goes by blocks of tasks, whose cotangents stay in the processor's cache.
+The one idea beyond a textbook tape is that **a cotangent has a row for each task that reaches its node**: its shape
+is (T, *shape), for the T tasks named beside it. A head carries the one row of its own task. Where K heads meet, the
+rows are stacked, and below that point a single sweep computes all K gradients. The tasks' axis comes first, so
+broadcasting aligns it with nothing. The sweep goes by blocks of tasks, whose cotangents stay in the cache.
 Values are float64 and read-only. A constant may be complex, for differentiation by complex step.
 """
 
@@ -331,7 +331,7 @@ def accumulate(sent: list[Sent]) -> Sent:
 
 def known_finite(rows: Array, tasks: tuple[int, ...], op: str) -> None:
     """Raise NonFiniteError, with the primitive and the task, unless all cotangents are finite."""
-    if not all(map(finite, rows)):
+    if not (finite(rows) if rows.flags.c_contiguous else all(map(finite, rows))):
         task = tasks[np.argwhere(~np.isfinite(rows))[0][0]]
         raise not_finite(f"the derivative of {op} gives, for task {task},", rows, op, task)
 

@@ -135,12 +135,13 @@ def inner_products(jacobian: ArrayLike, K: int | None = None, equation: str | No
     """Return the inner products (K, K) of the rows of J (K, D), row i over 2^e_i, and the exponents e (K,).
 
     One pass over J where every ‖g_i‖² is far from both ends of float64: then e = 0, no product has left the range,
-    and what underflowed within a sum is below its rounding. Elsewhere the rows are scaled first, which rounds nothing.
+    and what underflowed in a sum is below its rounding. Elsewhere the rows are scaled first, which rounds nothing.
     A square that is finite has finite entries only, so nothing else is looked at.
     Errors: ShapeError, DomainError at an entry that is not finite.
     """
-    known = isinstance(jacobian, np.ndarray) and jacobian.dtype == np.float64
-    J = jacobian if known and jacobian.ndim == 2 and len(jacobian) == K else matrix("jacobian", jacobian, K, equation)
+    J: Array = np.asarray(jacobian) if isinstance(jacobian, np.ndarray) else matrix("jacobian", jacobian, K, equation)
+    if J.dtype != np.float64 or J.ndim != 2 or len(J) != K:
+        J = matrix("jacobian", jacobian, K, equation)
     with np.errstate(all="ignore"):
         G = J @ J.T
     squares = np.diag(G)

@@ -121,7 +121,7 @@ def vector(argument: str, value: ArrayLike, length: int | None = None, equation:
 
 
 def matrix(argument: str, value: ArrayLike, rows: int | None = None, equation: str | None = None) -> Array:
-    """Return `value` as a finite float64 matrix with one row a task: `rows` of them, at least one; itself if it is."""
+    """Return `value` as a finite float64 matrix, itself if it is one, with a row a task: `rows`, or at least one."""
     array = real(argument, value, 2, equation, new=False)
     if len(array) == 0 or (rows is not None and len(array) != rows):
         wanted = "at least 1" if rows is None else str(rows)

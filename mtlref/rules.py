@@ -57,7 +57,8 @@ def matmul_right(c: Array, z: Array, x: Array, y: Array, *_: Array, out: Array |
 
 def total(x: Values, axis: Axis, keepdims: bool) -> Values:
     """Return Σ x over one axis, several, or all of them."""
-    return np.asarray(np.add.reduce(x, axis, None, None, keepdims))
+    add: Any = np.add
+    return np.asarray(add.reduce(x, axis, keepdims=keepdims))
 
 
 def squared_error(x: Values, y: Values) -> Values:

@@ -109,9 +109,12 @@ def compare(setup: Setup) -> float:
             raise DisagreementError(f"{setup.label}: {contender.name} and {compared[0].name} differ in shape")
         for ours, other in zip(reference, theirs, strict=True):
             scale = max(float(np.max(np.abs(ours), initial=0.0)), 1e-300)
-            worst = max(worst, float(np.max(np.abs(ours - other), initial=0.0)) / scale)
-        if not worst <= setup.tolerance:
-            raise DisagreementError(f"{setup.label}: {contender.name} and {compared[0].name} differ by {worst:.2e}")
+            apart = float(np.max(np.abs(ours - other), initial=0.0)) / scale
+            if not apart <= setup.tolerance:  # NaN is not
+                raise DisagreementError(
+                    f"{setup.label}: {contender.name} and {compared[0].name} differ by {apart:.2e}"
+                )
+            worst = max(worst, apart)
     return worst
 
 

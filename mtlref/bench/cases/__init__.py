@@ -1,4 +1,4 @@
-"""The cases, by name. Each is a module with `TITLE`, `BOUND` and `setups(full, peers)`."""
+"""The cases, by name: modules with `TITLE`, `BOUND` and `setups(full, peers)`, or with `tables(full, rng)`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ NAMES = {
     "import": "imports",
     "checks": "checks",
     "audit": "audit",
+    "growth": "growth",
+    "memory": "memory",
 }
 """The cases that `python -m mtlref.bench` knows, and their modules."""
 

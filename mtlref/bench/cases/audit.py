@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import io
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -17,8 +16,11 @@ from mtlref.audit.writers import write_log
 from mtlref.bench.measure import Contender, Setup
 from mtlref.methods import DWA, GradNorm
 from mtlref.notation import Array
+from mtlref.state import State
 
-TITLE = "mtlref audit of a log of K = 8 tasks; seconds a step, so a million steps take as many microseconds in seconds"
+TITLE = (
+    "mtlref audit of a log of K = 8 tasks; seconds a step, so a million steps take as many microseconds in seconds"
+)
 BOUND = "reading the file as numbers with Python's csv"
 K = 8
 
@@ -45,7 +47,8 @@ def recorded(stem: str, steps: int) -> Path:
     L = np.exp(rng.normal(scale=0.1, size=(steps, K))) / (1 + np.arange(steps)[:, None] / steps)
     n = np.exp(rng.normal(scale=0.1, size=(steps, K)))
     method = DWA() if stem == "dwa" else GradNorm(lr=0.001)
-    state, weights = method.init(K), np.empty((steps, K))
+    state: State = method.init(K)
+    weights = np.empty((steps, K))
     for t in range(steps):
         out = method.step(state, L[t], None if stem == "dwa" else np.diag(n[t]))
         weights[t], state = out.weights, out.state
@@ -63,7 +66,7 @@ def recorded(stem: str, steps: int) -> Path:
 
 def only_read(path: Path) -> int:
     """Read every number of the file."""
-    with io.open(path, encoding="utf-8", newline="") as file:
+    with open(path, encoding="utf-8", newline="") as file:
         rows = csv.reader(file)
         next(rows)
         return sum(len([float(word) for word in row]) for row in rows)

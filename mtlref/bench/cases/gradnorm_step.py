@@ -42,15 +42,17 @@ def ours(one: Problem) -> Callable[[], Array]:
     state = method.init(one.K)
 
     def call() -> Array:
-        fixed = one.flat[:last]
-        L, J = value_and_jacobian(lambda t: losses(one, (*fixed, *t, *one.flat[last + 1 :])), one.flat[last : last + 1])
+        fixed: tuple[Any, ...] = one.flat
+        L, J = value_and_jacobian(
+            lambda t: losses(one, (*fixed[:last], *t, *fixed[last + 1 :])), fixed[last : last + 1]
+        )
         return method.step(state, L, J.matrix).state.weights  # type: ignore[attr-defined,no-any-return]
 
     return call
 
 
 def gradnorm_pytorch(one: Problem) -> Callable[[], Any]:
-    """Return the package's call, at alpha = 0: the mean in place of the sum in its loss is made up for in its rate."""
+    """Return the package's call, at alpha = 0; K times the rate makes up for the mean in its gradient loss."""
     torch: Any = peer("torch")
     weighter: Any = peer("gradnorm_pytorch").GradNormLossWeighter  # type: ignore[union-attr]
     found = libraries.torch_losses(one)

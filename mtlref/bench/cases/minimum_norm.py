@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -51,9 +53,8 @@ def setup(kind: str, J: Array, peers: bool) -> Setup:
         Contender("mtlref", "ours", lambda: minimum_norm(J).weights, length),
         Contender("  the factor alone", "bound", lambda: compress(J), note="J → K×K"),
         Contender("  the solve alone", "bound", lambda: minimum_norm(R), note="from K×K"),
-        Contender("SciPy nnls", "hand", lambda: by_nnls(compress(J)), length),
     ]
-    for name, make in (PEERS | {"SciPy SLSQP": slsqp}).items() if peers else ():
+    for name, make in (PEERS if peers else {"SciPy nnls": by_nnls}).items():
         call = make(J)
         refused = call is not None and misses(call, length, made[1])
         if call is not None:
@@ -65,7 +66,9 @@ def setup(kind: str, J: Array, peers: bool) -> Setup:
 def misses(call: Callable[[], Any], length: Callable[[Any], list[Array]], ours: Contender) -> str:
     """Return why a peer's answer cannot be compared, and nothing if it can."""
     try:
-        theirs = length(call())[0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            theirs = length(call())[0]
     except Exception as error:  # whatever a library raises is what it says of the problem
         return f"it refuses with {type(error).__name__}"
     difference = float(abs(theirs - length(ours.call())[0])[0])
@@ -76,21 +79,24 @@ def harmless(call: Callable[[], Any]) -> Callable[[], Any]:
     """Return the call with a refusal as its result."""
 
     def guarded() -> Any:
-        try:
+        with contextlib.suppress(Exception), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             return call()
-        except Exception:
-            return None
+        return None
 
     return guarded
 
 
-def by_nnls(R: Array) -> Array:
-    """Return w = a / Σ a, with a ≥ 0 the least squares of [Rᵀ; 1ᵀ] a = [0; 1]."""
+def by_nnls(J: Array) -> Callable[[], Any]:
+    """Return SciPy's: w = a / Σ a, with a ≥ 0 the least squares of [Rᵀ; 1ᵀ] a = [0; 1]."""
     from scipy.optimize import nnls
 
-    scale = float(np.abs(R).max()) or 1.0
-    a: Array = nnls(np.vstack([R.T / scale, np.ones(len(R))]), np.append(np.zeros(R.shape[1]), 1.0))[0]
-    return np.asarray(a / a.sum())
+    def call() -> Any:
+        R = compress(J)
+        a: Array = nnls(np.vstack([R.T / np.abs(R).max(), np.ones(len(R))]), np.append(np.zeros(len(R)), 1.0))[0]
+        return a / a.sum()
+
+    return call
 
 
 def slsqp(J: Array) -> Callable[[], Any]:
@@ -137,6 +143,8 @@ def cvxpy(J: Array, solver: str) -> Callable[[], Any] | None:
 
 
 PEERS: dict[str, Callable[[Array], Callable[[], Any] | None]] = {
+    "SciPy nnls": by_nnls,
+    "SciPy SLSQP": slsqp,
     "quadprog": quadprog,
     "cvxpy, Clarabel": partial(cvxpy, solver="CLARABEL"),
     "cvxpy, OSQP": partial(cvxpy, solver="OSQP"),

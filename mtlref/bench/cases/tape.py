@@ -52,7 +52,8 @@ def ours(x: Array, b: Array, operations: int) -> Array:
     y = leaf
     for _ in range(operations // 2):
         y = tanh(y) * factor
-    return jacobian([y.sum()], [leaf]).matrix[0]
+    gradient: Array = jacobian([y.sum()], [leaf]).matrix[0]
+    return gradient
 
 
 def in_torch(x: Array, b: Array, operations: int) -> Callable[[], Any] | None:
