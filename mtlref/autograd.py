@@ -54,7 +54,7 @@ class Tensor:
     __slots__ = ("arguments", "number", "op", "parents", "tracked", "value")
 
     def __init__(self, op: str, value: Values, parents: Sequence[Tensor] = (), arguments: Sequence[Any] = ()) -> None:
-        value.setflags(write=False)
+        value.setflags(False)  # type: ignore[call-arg]  # by keyword it takes three times as long
         self.op = op
         self.value = value
         self.parents = parents

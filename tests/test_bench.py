@@ -17,7 +17,7 @@ from mtlref.notation import MissingExtraError, MtlrefError
 RNG = np.random.default_rng
 
 
-def setup(*results, bar=None):
+def problem(*results, bar=None):
     """A bound and contenders that return these numbers."""
     roles = ["ours", *["hand"] * (len(results) - 1)]
     contenders = [
@@ -30,12 +30,12 @@ def setup(*results, bar=None):
 
 
 def test_results_that_differ_stop_the_measuring():
-    assert compare(setup(1.0, 1.0 + 1e-12)) == pytest.approx(1e-12, rel=1e-3)
+    assert compare(problem(1.0, 1.0 + 1e-12)) == pytest.approx(1e-12, rel=1e-3)
     for other in (1.0 + 1e-6, float("nan")):
         with pytest.raises(DisagreementError, match="c1 and c0 differ by"):
-            compare(setup(1.0, other))
+            compare(problem(1.0, other))
     with pytest.raises(DisagreementError, match="differ in shape"):
-        compare(setup(np.ones(2), np.ones(3)))
+        compare(problem(np.ones(2), np.ones(3)))
 
 
 def test_every_contender_has_as_many_samples_and_an_untimed_call_before_each(monkeypatch):
@@ -60,12 +60,12 @@ def test_the_units_divide_the_seconds(monkeypatch):
 
 def test_the_verdict_compares_the_medians(monkeypatch):
     times = {"bound": 2.0, "c0": 3.0}
-    found = take("x", setup(1.0, bar=1.4), 1, rounds=3, rng=RNG(0))
+    found = take("x", problem(1.0, bar=1.4), 1, rounds=3, rng=RNG(0))
     for t in found.timings:
         t.samples[:] = [times[t.contender.name]] * 2 + [9.0] * 1
     assert found.to_bound == 1.5
     assert "1.50 × the bound, bar 1.4: MISSED" in report.verdict(found)
-    assert "met" in report.verdict(measure.Measured("x", setup(1.0, bar=1.5), 1, found.timings, 0.0))
+    assert "met" in report.verdict(measure.Measured("x", problem(1.0, bar=1.5), 1, found.timings, 0.0))
 
 
 # CASES
@@ -201,7 +201,7 @@ def test_what_cannot_be_run_is_said_in_a_line(capsys, monkeypatch):
 
 
 def test_contenders_that_disagree_give_status_1(capsys, monkeypatch):
-    monkeypatch.setattr(tape, "setups", lambda full, peers: iter([setup(1.0, 2.0)]))
+    monkeypatch.setattr(tape, "setups", lambda full, peers: iter([problem(1.0, 2.0)]))
     assert run("tape") == 1
     assert capsys.readouterr().err.startswith("bench: n 1: c1 and c0 differ by")
 
