@@ -29,7 +29,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--peers", action="store_true", help="measure other libraries too, where they are installed")
     made.add_argument("--full", action="store_true", help="every size of every case, which takes long")
     made.add_argument(
-        "--threads", type=int, nargs="+", default=[1], metavar="N", help="numbers of threads; default 1"
+        "--threads",
+        type=int,
+        nargs="+",
+        default=machine.usual_threads(),
+        metavar="N",
+        help="numbers of threads, one after another; default 1 and 2, or 1 without threadpoolctl or a second core",
     )
     made.add_argument("--rounds", type=int, default=15, metavar="N", help="samples of each contender; default 15")
     made.add_argument("--budget", type=float, default=30.0, metavar="S", help="seconds a setup may take; default 30")

@@ -86,6 +86,11 @@ def can_set_threads() -> bool:
     return importlib.util.find_spec("threadpoolctl") is not None
 
 
+def usual_threads() -> list[int]:
+    """Return the numbers of threads to measure with: 1 and 2, where a process can have both."""
+    return [1, 2] if can_set_threads() and (os.cpu_count() or 1) > 1 else [1]
+
+
 @contextmanager
 def limited(threads: int) -> Iterator[None]:
     """Run with this many threads in BLAS, OpenMP and torch. JAX keeps the pool it began with (see `restarted`)."""

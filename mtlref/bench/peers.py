@@ -6,6 +6,7 @@ does the forward pass and the K gradients, and returns an array (K, D), or a lis
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -131,6 +132,8 @@ def jax_compiled(problem: Problem) -> Made:
     began = time.perf_counter()
     compiled = jax.jit(jax.jacrev(function)).lower(flat).compile()
     note = f"compiled in {time.perf_counter() - began:.2f} s"
+    if "eigen=false" not in os.environ.get("XLA_FLAGS", ""):
+        note += "; with a pool of its own, of all the threads that the run ever has"
     return lambda: jax.block_until_ready(compiled(flat)), note
 
 
