@@ -211,7 +211,7 @@ def jacobian(losses: Sequence[Tensor], parameters: Sequence[Tensor], chunk: int 
     Errors: ShapeError (a loss that is not a real scalar), MtlrefError, NonFiniteError (primitive and task).
     """
     check(losses, parameters)
-    ends = np.cumsum([0] + [x.value.size for x in parameters]).tolist()
+    ends = list(itertools.accumulate([x.value.size for x in parameters], initial=0))
     columns = {x: slice(*ends[i : i + 2]) for i, x in enumerate(parameters)}
     matrix = np.empty((len(losses), ends[-1]))
     nodes = between(losses, columns)
@@ -228,7 +228,7 @@ def sweep(losses: Sequence[Tensor], block: range, nodes: Sequence[Tensor], targe
     """Write the gradients of a block of the losses into `targets`: for each parameter (len(block), its size)."""
     sent: dict[Tensor, list[Sent]] = {x: [] for x in nodes}
     for task in block:
-        sent.get(losses[task], []).append(((task,), np.ones(1)))
+        sent.get(losses[task], []).append(((task,), ones(1)))
     unreached = set(targets)
     while sent:
         node, contributions = sent.popitem()
@@ -341,10 +341,18 @@ def unbroadcast(c: Array, shape: tuple[int, ...]) -> Array:
     added = c.ndim - 1 - len(shape)
     if c.shape[1 + added :] == shape:
         rows = c.reshape(len(c), math.prod(c.shape[1 : 1 + added]), math.prod(shape))
-        return np.asarray(np.ones(rows.shape[1]) @ rows).reshape(len(c), *shape)
+        return np.asarray(ones(rows.shape[1]) @ rows).reshape(len(c), *shape)
     stretched = [i for i, n in enumerate(shape, 1 + added) if n == 1]
     summed: Array = np.add.reduce(c, axis=(*range(1, 1 + added), *stretched))
     return summed.reshape(len(c), *shape)
+
+
+@functools.lru_cache(maxsize=64)
+def ones(n: int) -> Array:
+    """Return n ones, that are never written to."""
+    array = np.ones(n)
+    array.flags.writeable = False
+    return array
 
 
 # THE PRIMITIVES AS FUNCTIONS (the others are operators and methods of a tensor)

@@ -206,8 +206,9 @@ def binary_cross_entropy(logits: Operand, targets: ArrayLike) -> Tensor:
     The logits z and the targets y, from 0 to 1, have one shape. Errors: ShapeError, DomainError.
     """
     z, y = alike("logits", logits, "targets", targets)
-    if np.any((y < 0) | (y > 1)):
-        value = float(y[(y < 0) | (y > 1)][0])
+    outside = (y.value < 0) | (y.value > 1)
+    if np.any(outside):
+        value = float(y.value[outside][0])
         raise DomainError(f"targets must be from 0 to 1; one is {value}", argument="targets", value=value)
     return (y * ad.softplus(-z) + (1 - y) * ad.softplus(z)).mean()
 
@@ -231,10 +232,10 @@ def tensor(x: Operand) -> Tensor:
     return x if isinstance(x, Tensor) else ad.constant(x)
 
 
-def alike(prediction_name: str, prediction: Operand, name: str, target: ArrayLike) -> tuple[Tensor, Array]:
+def alike(prediction_name: str, prediction: Operand, name: str, target: ArrayLike) -> tuple[Tensor, Tensor]:
     """Return a prediction and its target, which must have one shape: (B,) against (B, 1) is an error."""
     z, y = tensor(prediction), np.asarray(target)
     if y.shape != z.shape:
         message = f"{name} must have the shape of {prediction_name}, {z.shape}; its shape is {y.shape}"
         raise ShapeError(message, argument=name, value=y.shape)
-    return z, real(name, y, y.ndim)
+    return z, Tensor("constant", real(name, y, y.ndim))
