@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from mtlref.defects.defect import Defect
 from mtlref.methods.pcgrad import Order, checked_orders, combination, cosines, overlap, partners, project
-from mtlref.notation import Array, norms, row_scale
+from mtlref.notation import Array
 
 
 def fixed_orders(draw: ArrayLike | None, K: int, include_self: bool) -> Order:
@@ -61,11 +61,11 @@ class Shrunk(np.ndarray[Any, np.dtype[np.float64]]):
     factor: Array
 
 
-def shrunk_cosines(jacobian: Array) -> Array:
+def shrunk_cosines(G: Array, n: Array) -> Array:
     """The cosines, with ‖g_j‖²/(‖g_j‖² + 1e-8) of each gradient on board."""
     with np.errstate(over="ignore"):
-        small = 1e-8 / np.maximum(norms(jacobian), 1e-150) ** 2
-    C = cosines(jacobian).view(Shrunk)
+        small = 1e-8 / np.maximum(n, 1e-150) ** 2
+    C = cosines(G, n).view(Shrunk)
     C.factor = 1 / (1 + small)
     return C
 
@@ -83,12 +83,11 @@ def shrunk_projection(B: Array, p: Array, other: Order) -> Array:
     return project(B, np.asarray(p) * p.factor if isinstance(p, Shrunk) else p, other)
 
 
-def unguarded_cosines(jacobian: Array) -> Array:
+def unguarded_cosines(G: Array, n: Array) -> Array:
     """c_ij = g_i·g_j / (‖g_i‖ ‖g_j‖) also for a zero gradient: 0/0."""
-    rows = jacobian / row_scale(jacobian)[:, None]
-    length = norms(rows)
+    length = np.sqrt(np.diag(G))
     with np.errstate(invalid="ignore"):
-        return np.asarray(rows @ rows.T / np.outer(length, length))
+        return np.asarray(G / np.outer(length, length))
 
 
 def cosine_coefficients(B: Array, n: Array) -> Array:
