@@ -155,9 +155,7 @@ class Answers:
             if len(values) != len(case.steps):
                 message = f"run gives {len(values)} values of {name} for {len(case.steps)} steps"
                 raise AdapterError("shape", message)
-        return [
-            {name: numeric(name, values[t]) for name, values in columns.items()} for t in range(len(case.steps))
-        ]
+        return [{name: numeric(name, values[t]) for name, values in columns.items()} for t in range(len(case.steps))]
 
     def _steps(self, case: Case) -> list[dict[str, Array]]:
         rows: list[dict[str, Array]] = []
@@ -165,7 +163,7 @@ class Answers:
         for t, problem in enumerate(case.steps):
             if t:
                 try:
-                    state = following(case.steps[t - 1], state, rows[-1].get("w_next"))
+                    state = following(case.steps[t - 1], state, rows[-1])
                 except MtlrefError:  # its own weights lead where the specification cannot follow: judged up to here
                     break
             found = mapping(self.called(self.impl.step, problem, state), "step")

@@ -119,11 +119,17 @@ def with_zero(rng: Rng, K: int, T: int) -> Array:
     return L
 
 
+def steady(rng: Rng, K: int, T: int) -> Array:
+    """Losses that vary by a ten-thousandth: what is small is not rounding, and no guard may hide it."""
+    return np.exp(rng.uniform(-1, 1, K)) * (1 + 1e-4 * rng.standard_normal((T, K)))
+
+
 LOSSES: Mapping[str, Callable[[Rng, int, int], Array]] = {
     "falling": falling,
     "far from 1": far_from_one,
     "rising": rising,
     "with a zero": with_zero,
+    "steady": steady,
 }
 """How the losses go."""
 
@@ -142,6 +148,25 @@ class Shape:
     losses: str
     before: int
     """Steps that the specification has taken before an injected state."""
+
+
+def settled(settings: Mapping[str, Any], K: int) -> dict[str, Any]:
+    """Return the settings for K tasks: a value that is a function is called with K."""
+    return {name: value(K) if callable(value) else value for name, value in settings.items()}
+
+
+def sizes(plan: Plan, impl: Implementation) -> list[int]:
+    """Return the numbers of tasks that cases for `impl` have: those that its declared choices allow."""
+    return [K for K in plan.tasks if (plan.most is None or not impl.own_order or plan.most >= K) and fits(impl, K)]
+
+
+def fits(impl: Implementation, K: int) -> bool:
+    """Return whether the declared choices have a place for K tasks."""
+    try:
+        impl.specification({}).init(K)
+    except MtlrefError:
+        return False
+    return True
 
 
 def make(method: Method, shape: Shape, seed: int, kind: Kind, label: str = "") -> Case | None:
@@ -178,9 +203,9 @@ def problem(method: Method, shape: Shape, rng: Rng, losses: Array, whole: bool) 
 
 def reweighted(method: Method, state: State, rng: Rng) -> State:
     """Return the state with other weights in use, of the same sum; a method that is not lagged keeps its own."""
-    if not method.lagged:
-        return state
     w = weights_of(state)
+    if not method.lagged or not w.any():
+        return state
     other = w * np.exp(rng.uniform(-0.7, 0.7, len(w)))
     return method.resumed(state, other * (np.sum(w) / np.sum(other)))
 
@@ -189,11 +214,10 @@ def cases(plan: Plan, impl: Implementation, kind: Kind) -> SearchStrategy[Case]:
     """Return the strategy of the cases that `plan` wants for `impl`."""
     from hypothesis import strategies as st
 
-    sizes = [K for K in plan.tasks if plan.most is None or not impl.own_order or K <= plan.most]
     shapes = st.builds(
         Shape,
         settings=st.sampled_from(plan.settings),
-        K=st.sampled_from(sizes),
+        K=st.sampled_from(sizes(plan, impl)),
         D=st.sampled_from(plan.dimensions),
         gradients=st.sampled_from(plan.gradients),
         losses=st.sampled_from(plan.losses),
@@ -201,7 +225,7 @@ def cases(plan: Plan, impl: Implementation, kind: Kind) -> SearchStrategy[Case]:
     )
     return (
         st.builds(
-            lambda shape, seed: make(impl.specification(shape.settings), shape, seed, kind),
+            lambda shape, seed: make(impl.specification(settled(shape.settings, shape.K)), shape, seed, kind),
             shapes,
             st.integers(0, 2**32 - 1),
         )
@@ -213,7 +237,7 @@ def cases(plan: Plan, impl: Implementation, kind: Kind) -> SearchStrategy[Case]:
 def battery(plan: Plan, impl: Implementation, kind: Kind, size: int = 24) -> list[Case]:
     """Return `size` fixed cases, the same on every day, which go through the structures of `plan` in turn."""
     found: list[Case] = []
-    sizes = [K for K in plan.tasks if plan.most is None or not impl.own_order or K <= plan.most]
+    tasks = sizes(plan, impl)
     for seed in range(10 * size):
         if len(found) == size:
             break
@@ -224,13 +248,14 @@ def battery(plan: Plan, impl: Implementation, kind: Kind, size: int = 24) -> lis
 
         shape = Shape(
             pick(plan.settings),
-            pick([K for K in sizes if K > 2] or sizes),
+            pick([K for K in tasks if K > 2] or tasks),
             pick(plan.dimensions),
             pick(plan.gradients),
             pick(plan.losses),
             0 if kind == "run" else int(rng.integers(4)),
         )
-        case = make(impl.specification(shape.settings), shape, seed, kind, label=f"battery {kind} {seed}")
+        method = impl.specification(settled(shape.settings, shape.K))
+        case = make(method, shape, seed, kind, label=f"battery {kind} {seed}")
         if case is not None:
             found.append(case)
     return found
@@ -240,9 +265,10 @@ def battery(plan: Plan, impl: Implementation, kind: Kind, size: int = 24) -> lis
 class Plan:
     """What the checks of a method are put to.
 
-    `mandatory`: the observable without which nothing can be said; `settings`: the hyper-parameters that cases vary;
-    `choices`: for the diagnosis, other values of the choice points, by their tag; `most`: the most tasks for an
-    implementation that draws its own orders, whose outcomes are all enumerated.
+    `mandatory`: the observable without which nothing can be said; `settings`: the hyper-parameters that cases vary, a
+    function of K where they have an entry a task; all others are as declared, or at their defaults; `choices`: for the
+    diagnosis, other values of the choice points, by their tag; `most`: the most tasks for an implementation that draws
+    its own orders, whose outcomes are all enumerated.
     """
 
     mandatory: str
