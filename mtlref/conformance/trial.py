@@ -140,7 +140,8 @@ class Trial:
 
     def spreads(self, t: int) -> dict[str, Array]:
         """Return how far rounding of the inputs moves each observable of step t."""
-        return spread(self.case.steps[t], self.states[t], self.answers.impl.eps)
+        before = tuple(zip(self.case.steps[:t], self.got, strict=False))
+        return spread(self.case.steps[t], self.states[0], self.answers.impl.eps, before)
 
     def on(self, case: Case) -> Trial:
         """Return the trial of another case with the same implementation. Errors: Undecided if it has no answer."""
