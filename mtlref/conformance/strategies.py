@@ -79,6 +79,26 @@ def scaled(rng: Rng, K: int, D: int) -> Array:
     return J * 10.0 ** rng.integers(-5, 6, (K, 1))
 
 
+def planar(rng: Rng, K: int, D: int) -> Array:
+    """Rows in one plane, turned by 150° from one to the next: what is projected once is in conflict again."""
+    if D < 2:
+        return generic(rng, K, D)
+    angle = np.deg2rad(150 * np.arange(K) + rng.uniform(-20, 20, K))
+    J = np.zeros((K, D))
+    J[:, 0], J[:, 1] = np.cos(angle), np.sin(angle)
+    return J * np.exp(rng.uniform(-0.5, 0.5, (K, 1)))
+
+
+def small(rng: Rng, K: int, D: int) -> Array:
+    """Generic rows of lengths about 1e-5: what is added under a norm shows."""
+    return 1e-5 * generic(rng, K, D)
+
+
+def nearly_parallel(rng: Rng, K: int, D: int) -> Array:
+    """Rows within a few thousandths of one another: half of the digits do not suffice."""
+    return rng.standard_normal(D) + 0.005 * rng.standard_normal((K, D))
+
+
 GRADIENTS: Mapping[str, Callable[[Rng, int, int], Array]] = {
     "generic": generic,
     "conflicting": conflicting,
@@ -87,6 +107,9 @@ GRADIENTS: Mapping[str, Callable[[Rng, int, int], Array]] = {
     "duplicated": duplicated,
     "zero row": with_zero_row,
     "scaled": scaled,
+    "planar": planar,
+    "small": small,
+    "nearly parallel": nearly_parallel,
 }
 """How the gradients lie."""
 
@@ -229,8 +252,7 @@ def cases(plan: Plan, impl: Implementation, kind: Kind) -> SearchStrategy[Case]:
             shapes,
             st.integers(0, 2**32 - 1),
         )
-        .filter(lambda case: case is not None)
-        .map(lambda case: case)
+        .filter(lambda case: case is not None and decided(plan, impl, case))
     )
 
 
@@ -256,9 +278,14 @@ def battery(plan: Plan, impl: Implementation, kind: Kind, size: int = 24) -> lis
         )
         method = impl.specification(settled(shape.settings, shape.K))
         case = make(method, shape, seed, kind, label=f"battery {kind} {seed}")
-        if case is not None:
+        if case is not None and decided(plan, impl, case):
             found.append(case)
     return found
+
+
+def decided(plan: Plan, impl: Implementation, case: Case) -> bool:
+    """Return whether every problem of a case has an answer that `impl` can be held to."""
+    return all(plan.decides(problem, impl.eps) for problem in case.steps)
 
 
 @dataclass(frozen=True)
@@ -268,7 +295,8 @@ class Plan:
     `mandatory`: the observable without which nothing can be said; `settings`: the hyper-parameters that cases vary, a
     function of K where they have an entry a task; all others are as declared, or at their defaults; `choices`: for the
     diagnosis, other values of the choice points, by their tag; `most`: the most tasks for an implementation that draws
-    its own orders, whose outcomes are all enumerated.
+    its own orders, whose outcomes are all enumerated; `decides`: whether the method's source says what a problem's answer
+    is, and a type of that eps can hold it: other problems are left out.
     """
 
     mandatory: str
@@ -279,6 +307,7 @@ class Plan:
     gradients: tuple[str, ...] = ("generic", "conflicting", "orthogonal", "scaled")
     losses: tuple[str, ...] = ("falling", "far from 1", "rising")
     most: int | None = None
+    decides: Callable[[Problem, float], bool] = lambda problem, eps: True
 
 
 # CONDITIONS

@@ -9,7 +9,7 @@ import numpy as np
 
 from mtlref.conformance.implementation import Implementation
 from mtlref.conformance.problem import Case, Problem
-from mtlref.conformance.strategies import Plan
+from mtlref.conformance.strategies import Plan, decided
 from mtlref.contract import Method
 from mtlref.notation import MtlrefError
 from mtlref.settings import build
@@ -22,7 +22,9 @@ RANGE = (1e-100, 1e100)
 
 def vector_cases(impl: Implementation, plan: Plan) -> tuple[Case, ...]:
     """Return the valid vectors whose parameters, but for those that the plan varies, are what the implementation has."""
-    return tuple(found(impl, {name for given in plan.settings for name in given})) if impl.method in stems() else ()
+    varied = {name for given in plan.settings for name in given}
+    cases = found(impl, varied) if impl.method in stems() else ()
+    return tuple(case for case in cases if decided(plan, impl, case))
 
 
 def found(impl: Implementation, varied: Collection[str]) -> Iterator[Case]:
