@@ -246,14 +246,11 @@ def cases(plan: Plan, impl: Implementation, kind: Kind) -> SearchStrategy[Case]:
         losses=st.sampled_from(plan.losses),
         before=st.integers(0, 0 if kind == "run" else 3),
     )
-    return (
-        st.builds(
-            lambda shape, seed: make(impl.specification(settled(shape.settings, shape.K)), shape, seed, kind),
-            shapes,
-            st.integers(0, 2**32 - 1),
-        )
-        .filter(lambda case: case is not None and decided(plan, impl, case))
-    )
+    return st.builds(
+        lambda shape, seed: make(impl.specification(settled(shape.settings, shape.K)), shape, seed, kind),
+        shapes,
+        st.integers(0, 2**32 - 1),
+    ).filter(lambda case: case is not None and decided(plan, impl, case))
 
 
 def battery(plan: Plan, impl: Implementation, kind: Kind, size: int = 24) -> list[Case]:

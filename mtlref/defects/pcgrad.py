@@ -35,6 +35,17 @@ def self_included(draw: ArrayLike | None, K: int, include_self: bool) -> Order:
     return orders if include_self else np.column_stack([orders, np.arange(K)])
 
 
+def column_cosines(jacobian: Array) -> Array:
+    """Every coordinate is divided by its length over the tasks: the wrong axis, and no cosine."""
+    lengths = norms(np.ascontiguousarray(jacobian.T))
+    return cosines(jacobian / np.where(lengths > 0, lengths, 1.0))
+
+
+def shares(K: int) -> Array:
+    """h_i = 1/K: the heads descend the mean of the losses."""
+    return np.full(K, 1 / K)
+
+
 def raw_overlap(B: Array, C: Array, other: Order) -> Array:
     """p_i = g_i·g_j of the original gradients, whatever has been projected away before."""
     return np.asarray(C[np.arange(len(C)), other])
@@ -161,5 +172,7 @@ DEFECTS = (
         "the cosine for g_i·g_j/‖g_j‖²: the ratio of the norms is missing",
         {"combination": cosine_coefficients},
     ),
+    Defect("ColumnCosines", "PCG-1", "coordinates brought to length 1 over the tasks", {"cosines": column_cosines}),
+    Defect("HeadsMean", "PCG-6", "weights of 1/K for the heads", {"head_weights": shares}),
 )
 """Known wrong variants of PCGrad, those met in public code first."""

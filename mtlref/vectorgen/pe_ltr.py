@@ -238,4 +238,5 @@ RECIPE = Recipe(
         "UnshiftedResidual": "kkt_residual",
     },
     reads=("losses", "jacobian"),
+    elsewhere={"HeadsUnweighted": "head_weights"},
 )

@@ -137,7 +137,12 @@ def check_pcgrad_permutes_with_the_tasks(trial: Trial) -> None:
     again = trial.on(permuted(trial.case)[0])
     for t in range(len(trial.expected)):
         trial.equal(
-            "direction", t, again.value("direction", t), trial.value("direction", t), "the tasks are permuted", factor=2
+            "direction",
+            t,
+            again.value("direction", t),
+            trial.value("direction", t),
+            "the tasks are permuted",
+            factor=2,
         )
 
 
