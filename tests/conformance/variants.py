@@ -19,7 +19,11 @@ FEW = {"step": 16, "run": 5}
 MIXED = {"likelihoods": ("gaussian", "softmax", "laplace"), "dimensions": (2, 1, 3)}
 DECAY, PREVIOUS, LOSS = {"decay": 0.7}, {"statistics": "previous"}, {"observed": "loss"}
 
+SAME, EXACT = {"timing": "same"}, {"solver": "exact"}
+
 DECLARED = {
+    "pe_ltr": ({}, SAME, EXACT, {"timing": "same", "solver": "exact"}),
+    "pcgrad": ({}, {"reduction": "mean"}, {"include_self": True}),
     "uncertainty": ({}, MIXED, {"optimiser": "adam"}),
     "cov": ({}, DECAY, PREVIOUS, LOSS),
     "gradnorm": ({}, {"optimiser": "adam"}, {"negative": "clamp"}),
