@@ -30,6 +30,9 @@ ALIKE = {
 }
 """Defects that no observable tells apart, by method: sets of names, each with the reason."""
 
+SILENT = {"ZeroGradientNaN"}
+"""Defects that show by no answer at all: beside another one they leave no number behind."""
+
 
 def named(stem, *names):
     """The defects of these names."""
@@ -73,7 +76,7 @@ def test_a_check_is_failed_by_a_defect(stem):
 
 @pytest.mark.parametrize("stem", STEMS)
 def test_pairs_of_defects_are_named(stem):
-    pairs = [pair for pair in combinations(stem, 2) if len(pair) == 2]
+    pairs = [pair for pair in combinations(stem, 2) if len(pair) == 2 and SILENT.isdisjoint(d.name for d in pair)]
     chosen = [pairs[i] for i in np.random.default_rng(1).permutation(len(pairs))[:4]]
     told = 0
     for pair in chosen:
