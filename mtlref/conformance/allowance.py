@@ -39,19 +39,25 @@ def plain(expected: Array, eps: float) -> float:
 
 
 def spread(
-    problem: Problem, state: State, eps: float, before: Sequence[tuple[Problem, Mapping[str, Any]]] = ()
+    problem: Problem,
+    state: State,
+    eps: float,
+    before: Sequence[tuple[Problem, Mapping[str, Any]]] = (),
+    matrixwise: bool = False,
 ) -> dict[str, Array]:
     """Return, for every observable of a step, how far rounding of the inputs moves it.
 
     Of a run, `before` holds the problems before it, with what was answered to each, and `state` comes before the
     first of them: what a method remembers carries their rounding along. Moves that leave the domain are left out.
+    `matrixwise`: a method that solves a system in the inner products has them moved by a share of the
+    largest, times K.
     """
     rng = np.random.default_rng(0)
-    centre = walked(problem, state, before, rng, 0.0)
+    centre = walked(problem, state, before, rng, 0.0, matrixwise)
     widest = {name: np.zeros(np.shape(value)) for name, value in centre.items()}
     for _ in range(SAMPLES):
         try:
-            found = walked(problem, state, before, rng, ROUNDINGS * eps)
+            found = walked(problem, state, before, rng, ROUNDINGS * eps, matrixwise)
         except MtlrefError:
             continue
         for name, value in found.items():
@@ -65,11 +71,12 @@ def walked(
     before: Sequence[tuple[Problem, Mapping[str, Any]]],
     rng: np.random.Generator,
     by: float,
+    matrixwise: bool,
 ) -> Mapping[str, Any]:
     """Return the observables of a step after those `before` it, all inputs and states on the way moved by `by`."""
     for earlier, answered in before:
-        state = following(moved_problem(earlier, rng, by), moved(state, rng, by), answered)
-    return answer(moved_problem(problem, rng, by), moved(state, rng, by))
+        state = following(moved_problem(earlier, rng, by, matrixwise), moved(state, rng, by), answered)
+    return answer(moved_problem(problem, rng, by, matrixwise), moved(state, rng, by))
 
 
 def answer(problem: Problem, state: State) -> Mapping[str, Any]:
@@ -77,14 +84,15 @@ def answer(problem: Problem, state: State) -> Mapping[str, Any]:
     return observables(problem.step(state), problem.jacobian)
 
 
-def moved_problem(problem: Problem, rng: np.random.Generator, by: float) -> Problem:
+def moved_problem(problem: Problem, rng: np.random.Generator, by: float, matrixwise: bool = False) -> Problem:
     """Return the problem with losses and Jacobian moved; for methods that read inner products, those as well."""
     J = moved(problem.jacobian, rng, by)
     if problem.method.reads == "gram":
         noise = rng.choice((-1.0, 1.0), (problem.n_tasks, problem.n_tasks))
         lengths = np.sqrt(np.einsum("kd,kd->k", J, J))
         unit = J / np.where(lengths > 0, lengths, 1.0)[:, None]
-        J = J + by * lengths[:, None] * (np.triu(noise) + np.triu(noise, 1).T) @ unit / 2
+        reach = np.full(len(J), len(J) * np.max(lengths)) if matrixwise else lengths
+        J = J + by * reach[:, None] * (np.triu(noise) + np.triu(noise, 1).T) @ unit / 2
     return replace(problem, losses=moved(problem.losses, rng, by), jacobian=J)
 
 

@@ -27,7 +27,7 @@ from mtlref.state import State
 GROSS = 1e-3
 """A relative error that no rounding makes in a type of single precision or better, but at a jump."""
 
-FAULTS = (MtlrefError, ArithmeticError, np.linalg.LinAlgError, TypeError)
+FAULTS = (MtlrefError, ArithmeticError, np.linalg.LinAlgError, TypeError, Undecided)
 """What a candidate may raise: it then has no answer, and explains nothing."""
 
 Kind = Literal["agrees", "choice", "defects", "ambiguous", "differs", "unknown"]

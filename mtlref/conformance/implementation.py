@@ -122,6 +122,8 @@ class Answers:
     """What an implementation has answered: `observe` asks it, once a case that has a label; `printed` is its output."""
 
     impl: Implementation
+    matrixwise: bool = False
+    """Whether its allowances are those of a method that solves a system in the inner products (`spread`)."""
     printed: list[str] = field(default_factory=list)
     known: dict[int, tuple[Case, list[dict[str, Array]]]] = field(default_factory=dict)
 

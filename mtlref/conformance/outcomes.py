@@ -6,9 +6,8 @@ allows are the sums of one projected gradient a task: ((K − 1)!)^K of them, fe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from itertools import permutations, product
+from itertools import permutations
 from math import factorial
 from typing import Any
 
@@ -36,10 +35,12 @@ def projected(problem: Problem, state: State) -> Array:
     return np.stack(answers, axis=1)
 
 
-def directions(problem: Problem, state: State) -> Iterator[Array]:
-    """Yield every direction that some draw gives, as often as draws give it."""
-    for rows in product(*projected(problem, state)):
-        yield np.sum(rows, axis=0)
+def directions(problem: Problem, state: State) -> Array:
+    """Return every direction that some draw gives, as often as draws give it, (outcomes, D)."""
+    found = np.zeros((1, problem.jacobian.shape[1]))
+    for rows in projected(problem, state):
+        found = (found[:, None, :] + rows[None, :, :]).reshape(-1, found.shape[1])
+    return found
 
 
 def count(problem: Problem) -> int:
@@ -57,4 +58,6 @@ def sample(problem: Problem) -> NDArray[Any]:
 
 def nearest(problem: Problem, state: State, direction: Array) -> Array:
     """Return the outcome that is nearest to `direction`."""
-    return min(directions(problem, state), key=lambda outcome: float(np.max(np.abs(outcome - direction))))
+    found = directions(problem, state)
+    nearest: Array = found[int(np.argmin(np.max(np.abs(found - direction), axis=1)))]
+    return nearest

@@ -79,7 +79,7 @@ class Session:
 def session(impl: Implementation) -> Session:
     """Return the session of an implementation, after a rehearsal that finds out what it gives."""
     plan, checks = catalogue.of(impl.method)
-    found = Session(impl, Answers(impl), plan, checks)
+    found = Session(impl, Answers(impl, plan.matrixwise), plan, checks)
     case = battery(plan, impl, "step" if impl.step is not None else "run", 1)[0]
     try:
         rows = found.answers.observe(case)

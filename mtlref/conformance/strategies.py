@@ -257,7 +257,7 @@ def battery(plan: Plan, impl: Implementation, kind: Kind, size: int = 24) -> lis
     """Return `size` fixed cases, the same on every day, which go through the structures of `plan` in turn."""
     found: list[Case] = []
     tasks = sizes(plan, impl)
-    for seed in range(10 * size):
+    for seed in range(50 * size):
         if len(found) == size:
             break
         rng = np.random.default_rng([seed, 1])
@@ -292,7 +292,8 @@ class Plan:
     `mandatory`: the observable without which nothing can be said; `settings`: the hyper-parameters that cases vary, a
     function of K where they have an entry a task; all others are as declared, or at their defaults; `choices`: for the
     diagnosis, other values of the choice points, by their tag; `most`: the most tasks for an implementation that draws
-    its own orders, whose outcomes are all enumerated; `decides`: whether the method's source says what a problem's answer
+    its own orders, whose outcomes are all enumerated; `matrixwise`: whether the method solves a system in the inner
+    products, whose rounding is relative to the largest; `decides`: whether the method's source says what a problem's answer
     is, and a type of that eps can hold it: other problems are left out.
     """
 
@@ -304,6 +305,7 @@ class Plan:
     gradients: tuple[str, ...] = ("generic", "conflicting", "orthogonal", "scaled")
     losses: tuple[str, ...] = ("falling", "far from 1", "rising")
     most: int | None = None
+    matrixwise: bool = False
     decides: Callable[[Problem, float], bool] = lambda problem, eps: True
 
 

@@ -61,7 +61,9 @@ def problem(method: Method, given: Mapping[str, Any]) -> Problem:
     """Return the problem of one step; where a vector has no Jacobian, which its method does not read, of zeros."""
     losses = np.array(numbers(given["losses"]), dtype=np.float64)
     jacobian = numbers(given["jacobian"]) if "jacobian" in given else np.zeros((len(losses), 2))
-    draw = np.array(given["draw"], dtype=np.intp).reshape(len(losses), -1) if "draw" in given else None
+    draw = method.sample(np.random.default_rng(0), len(losses))  # of one or two tasks, whose vectors leave it out
+    if "draw" in given:
+        draw = np.array(given["draw"], dtype=np.intp).reshape(len(losses), -1)
     batches = np.stack([losses, losses]) if method.cadence == "epoch" else None
     return Problem(method, losses, np.array(jacobian, dtype=np.float64), draw, batches)
 

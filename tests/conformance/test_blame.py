@@ -128,7 +128,9 @@ def test_an_absolute_ridge_fails():
         factor = np.linalg.cholesky(A)
         return {"w_next": problem.method.step(state, problem.losses, factor).terms["w_next"]}
 
-    assert "check_pe_ltr_ignores_the_gradients_common_scale" in failed(Implementation("pe_ltr", name="ridge", step=step))
+    assert "check_pe_ltr_ignores_the_gradients_common_scale" in failed(
+        Implementation("pe_ltr", name="ridge", step=step)
+    )
 
 
 def test_statistics_that_take_evaluations_for_steps_fail():

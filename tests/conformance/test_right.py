@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance import right
+from tests.conformance import right, right_gradients
 from tests.conformance.variants import judged
 
 
-@pytest.mark.parametrize("impl", right.RIGHT, ids=lambda impl: f"{impl.method}: {impl.name}")
+@pytest.mark.parametrize(
+    "impl", [*right.RIGHT, *right_gradients.RIGHT], ids=lambda impl: f"{impl.method}: {impl.name}"
+)
 def test_a_right_implementation_passes(impl):
     found, results = judged(impl)
     assert found.unusable is None
@@ -20,7 +22,8 @@ def test_a_right_implementation_passes(impl):
     assert not found.answers.printed
 
 
-def test_they_share_no_code_with_the_methods():
-    tree = ast.parse(Path(right.__file__).read_text(encoding="utf-8"))
+@pytest.mark.parametrize("module", [right, right_gradients])
+def test_they_share_no_code_with_the_methods(module):
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert {name for name in imported if name.startswith("mtlref")} == {"mtlref.conformance"}
