@@ -60,7 +60,9 @@ def _stages(chosen: object) -> list[Stage]:
 
 
 def _optimiser(chosen: object, lr: object) -> Optimiser:
-    """Return the optimiser of a name, or of an object with a name and its own settings."""
+    """Return the optimiser itself, that of a name, or of an object with a name and its own settings."""
+    if isinstance(chosen, Optimiser):
+        return chosen
     options: dict[str, Any] = {"lr": lr}
     options.update(chosen if isinstance(chosen, Mapping) else {"name": chosen})
     name = options.pop("name", None)

@@ -35,6 +35,17 @@ def self_included(draw: ArrayLike | None, K: int, include_self: bool) -> Order:
     return orders if include_self else np.column_stack([orders, np.arange(K)])
 
 
+def first_length(G: Array, n: Array) -> Array:
+    """c_ij = g_i·g_j / ‖g_i‖²: one length for both."""
+    square = np.where(n > 0, np.diag(G), 1.0)
+    return np.asarray(G / square[:, None])
+
+
+def shares(K: int) -> Array:
+    """h_i = 1/K: the heads descend the mean of the losses."""
+    return np.full(K, 1 / K)
+
+
 def raw_overlap(B: Array, C: Array, other: Order) -> Array:
     """p_i = g_i·g_j of the original gradients, whatever has been projected away before."""
     return np.asarray(C[np.arange(len(C)), other])
@@ -160,5 +171,7 @@ DEFECTS = (
         "the cosine for g_i·g_j/‖g_j‖²: the ratio of the norms is missing",
         {"combination": cosine_coefficients},
     ),
+    Defect("OneLength", "PCG-1", "g_i·g_j over ‖g_i‖² for the cosine", {"cosines": first_length}),
+    Defect("HeadsMean", "PCG-6", "weights of 1/K for the heads", {"head_weights": shares}),
 )
 """Known wrong variants of PCGrad, those met in public code first."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtlref.contract import from_gram
+from mtlref.contract import Step, from_gram
 from mtlref.defects.defect import Defect
 from mtlref.methods.pe_ltr import gram, relaxed_weights
 from mtlref.notation import Array, norms
 from mtlref.qp import minimum_norm
+from mtlref.state import State
 
 
 def elementwise_gram(jacobian: Array) -> Array:
@@ -110,6 +111,21 @@ def bounds_as_floor(w_tilde: Array, c: Array) -> Array:
     return np.maximum(w_tilde, c)
 
 
+def next_weights(weights: Array, head_weights: Array, state: State, terms: dict[str, Array]) -> Step:
+    """w(t+1) in use at step t."""
+    return Step(terms["w_next"], terms["w_next"], state, terms)
+
+
+def ones(w: Array) -> Array:
+    """h_i = 1: the heads descend their unweighted losses."""
+    return np.ones(len(w))
+
+
+def start_at_one(K: int) -> Array:
+    """w_i(0) = 1."""
+    return np.ones(K)
+
+
 def _nearest(v: Array, total: float) -> Array:
     """Return the point of {x ≥ 0, Σ x = total} nearest to v."""
     falling = np.sort(v)[::-1]
@@ -175,5 +191,14 @@ DEFECTS = (
         "the larger of weight and bound for their sum",
         {"bounded_weights": bounds_as_floor},
     ),
+    Defect(
+        "NextWeightsAtOnce",
+        "PELTR-7",
+        "a step with the weights that it makes itself, for those of the step before",
+        {"Step": next_weights},
+        "alibaba/TorchEasyRec",
+    ),
+    Defect("HeadsUnweighted", "PELTR-8", "weights of 1 for the heads", {"head_weights": ones}),
+    Defect("StartAtOne", "PELTR-9", "weights that start at 1, not at 1/K", {"initial_weights": start_at_one}),
 )
 """Known wrong variants of PE-LTR, those met in public code first."""

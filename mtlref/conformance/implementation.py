@@ -1,0 +1,231 @@
+"""Implementation: what is judged, and how it is called.
+
+An implementation is known by its method's stem and two functions, of which one is enough:
+
+    step(problem, state) -> {"w_next": …, "target": …}        any state can be put in
+    run(run)             -> {"w_next": [… a step], …}         for code that keeps its state to itself
+
+The names are those of the method's terms, and `weights`, `head_weights`, `direction`. Values are whatever NumPy can
+read, or tensors with `detach`. Code that crashes, hangs, returns the wrong shapes or writes into its arguments is
+reported as that (`AdapterError`), and what it prints is kept for the report.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+
+from mtlref.conformance.problem import Case, Run, copied, following, same
+from mtlref.contract import Method
+from mtlref.methods import METHODS
+from mtlref.notation import Array, DomainError, MtlrefError
+from mtlref.settings import build
+
+PATIENCE = 60.0
+"""Seconds after which a call counts as hung."""
+
+DTYPES = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+"""The distance from 1 to the next number of each type."""
+
+SCALED = ("weights", "head_weights", "direction", "w", "w_next", "alpha")
+"""The observables that a declared `scale` multiplies."""
+
+Observables = Mapping[str, Array]
+Fault = Literal["crashed", "hung", "shape", "names", "wrote", "flaky"]
+
+
+class AdapterError(MtlrefError):
+    """The implementation could not be judged: `fault` says in which way it failed to answer."""
+
+    def __init__(self, fault: Fault, message: str) -> None:
+        super().__init__(message)
+        self.fault = fault
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """An implementation of the method with the stem `method`.
+
+    `name`: how reports call it. `step`, `run`: at least one of them. `choices`: the settings of the specification that
+    it departs from the defaults in, or holds fixed (`{"reduction": "mean"}`, `{"alpha": 1.5}`), and two of the kit's
+    own: `scale`, a factor on all weights and directions that it reports (a number, "K" or "1/K"), and, for a method
+    that draws, `order`: "given" if it takes the draw, "own" if it makes its own. `dtype`: what it computes in.
+    Errors: DomainError for an unknown method, choice or type.
+    """
+
+    method: str
+    name: str = field(kw_only=True)
+    step: Callable[..., Mapping[str, Any]] | None = field(default=None, kw_only=True)
+    run: Callable[..., Mapping[str, Any]] | None = field(default=None, kw_only=True)
+    choices: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    dtype: str = field(default="float64", kw_only=True)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "choices", MappingProxyType(dict(self.choices)))
+        if self.method not in METHODS:
+            message = f"method = {self.method!r} is not known; there are: {', '.join(METHODS)}"
+            raise DomainError(message, argument="method", value=self.method)
+        if self.step is None and self.run is None:
+            raise DomainError(f"{self.name}: one of step and run is needed", argument="step")
+        if self.dtype not in DTYPES:
+            message = f"dtype = {self.dtype!r} is not known; there are: {', '.join(DTYPES)}"
+            raise DomainError(message, argument="dtype", value=self.dtype)
+        if self.choices.get("order", "given") not in ("given", "own"):
+            value = self.choices["order"]
+            raise DomainError(f"order = {value!r} must be 'given' or 'own'", argument="order", value=value)
+        self.specification({})
+        self.scale(1)
+
+    @property
+    def eps(self) -> float:
+        """The distance from 1 to the next number of its type."""
+        return DTYPES[self.dtype]
+
+    @property
+    def own_order(self) -> bool:
+        """Whether it draws for itself."""
+        return bool(self.choices.get("order") == "own")
+
+    def settings(self) -> dict[str, Any]:
+        """Return the declared settings of the specification."""
+        return {name: value for name, value in self.choices.items() if name not in ("scale", "order")}
+
+    def specification(self, settings: Mapping[str, Any]) -> Method:
+        """Return the specification that it is judged by: with `settings`, except where it declares its own."""
+        return build(self.method, {**settings, **self.settings()})
+
+    def scale(self, K: int) -> float:
+        """Return the declared factor on its weights for K tasks. Errors: DomainError if it is not above 0."""
+        declared = self.choices.get("scale", 1.0)
+        factor = {"K": float(K), "1/K": 1 / K}.get(declared, declared)
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < float("inf"):
+            message = f"scale = {declared!r} must be a number above 0, 'K' or '1/K'"
+            raise DomainError(message, argument="scale", value=declared)
+        return float(factor)
+
+
+# CALLS
+
+
+@dataclass
+class Answers:
+    """What an implementation has answered: `observe` asks it, once a case that has a label; `printed` is its output."""
+
+    impl: Implementation
+    matrixwise: bool = False
+    """Whether its allowances are those of a method that solves a system in the inner products (`spread`)."""
+    printed: list[str] = field(default_factory=list)
+    known: dict[int, tuple[Case, list[dict[str, Array]]]] = field(default_factory=dict)
+
+    def observe(self, case: Case) -> list[dict[str, Array]]:
+        """Return the observables of each step that is judged, in the specification's scale. Errors: AdapterError."""
+        if id(case) in self.known:
+            return self.known[id(case)][1]
+        rows = self.fresh(case)
+        if case.label:
+            self.known[id(case)] = (case, rows)
+        return rows
+
+    def fresh(self, case: Case) -> list[dict[str, Array]]:
+        """Return the observables of each step, asked for anew. Errors: AdapterError."""
+        return self._run(case) if self._runs(case) else self._steps(case)
+
+    def row(self, case: Case, values: Mapping[str, Any]) -> dict[str, Array]:
+        """Return the observables of one step as arrays, in the specification's scale. Errors: AdapterError."""
+        factor = self.impl.scale(case.n_tasks)
+        known = {name: numeric(name, value) for name, value in values.items()}
+        return {name: value / factor if name in SCALED else value for name, value in known.items()}
+
+    def _runs(self, case: Case) -> bool:
+        """Whether the case is put to `run`: a sequence from the start, or any if there is no `step`."""
+        if self.impl.run is None:
+            return False
+        if self.impl.step is None and case.injected:
+            raise AdapterError("names", f"{self.impl.name} has no step: a state cannot be put in")
+        return not case.injected and (len(case.steps) > 1 or self.impl.step is None)
+
+    def _run(self, case: Case) -> list[dict[str, Array]]:
+        found = mapping(self.called(self.impl.run, Run(case.steps)), "run")
+        columns = {name: tuple(values) for name, values in found.items()}
+        for name, values in columns.items():
+            if len(values) != len(case.steps):
+                message = f"run gives {len(values)} values of {name} for {len(case.steps)} steps"
+                raise AdapterError("shape", message)
+        return [self.row(case, {name: values[t] for name, values in columns.items()}) for t in range(len(case.steps))]
+
+    def _steps(self, case: Case) -> list[dict[str, Array]]:
+        rows: list[dict[str, Array]] = []
+        state = case.state
+        for t, problem in enumerate(case.steps):
+            if t:
+                try:
+                    state = following(case.steps[t - 1], state, rows[-1])
+                except MtlrefError:  # its own weights lead where the specification cannot follow: judged up to here
+                    break
+            found = mapping(self.called(self.impl.step, problem, state), "step")
+            rows.append(self.row(case, found))
+        return rows
+
+    def called(self, function: Callable[..., Any] | None, *arguments: Any) -> Any:
+        """Return what `function` returns for copies of the arguments. Errors: AdapterError."""
+        assert function is not None
+        given = copied(tuple(arguments))
+        outcome: list[Any] = []
+        output = io.StringIO()
+
+        def work() -> None:
+            try:
+                outcome.extend(("returned", function(*given)))
+            except BaseException as error:
+                outcome.extend(("raised", error))
+
+        with warnings.catch_warnings(), contextlib.redirect_stdout(output):
+            warnings.simplefilter("ignore")
+            thread = threading.Thread(target=work, daemon=True)
+            thread.start()
+            thread.join(PATIENCE)
+        self.printed.extend(output.getvalue().splitlines())
+        if not outcome:
+            raise AdapterError("hung", f"{self.impl.name} has not answered after {PATIENCE:.0f} seconds")
+        if outcome[0] == "raised":
+            raise AdapterError("crashed", f"{self.impl.name} raised {crash(outcome[1])}") from outcome[1]
+        if not same(given, tuple(arguments)):
+            raise AdapterError("wrote", f"{self.impl.name} wrote into its arguments")
+        return outcome[1]
+
+
+def mapping(found: Any, door: str) -> Mapping[str, Any]:
+    """Return what an implementation returned, if it is a mapping with names. Errors: AdapterError."""
+    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
+        message = f"{door} must return a mapping from names to values; it returned {type(found).__name__}"
+        raise AdapterError("names", message)
+    return found
+
+
+def numeric(name: str, value: Any) -> Array:
+    """Return an observable as a float64 array, of a tensor its values. Errors: AdapterError."""
+    try:
+        if hasattr(value, "detach"):
+            value = value.detach().cpu().double().numpy()
+        elif isinstance(value, Sequence) and any(hasattr(item, "detach") for item in value):
+            value = [numeric(name, item) for item in value]
+        return np.array(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise AdapterError("shape", f"{name} is not an array of numbers: {error}") from error
+
+
+def crash(error: BaseException) -> str:
+    """Return an exception of somebody else's code in one line: its type, what it says, and where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"

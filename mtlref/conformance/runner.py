@@ -1,0 +1,296 @@
+"""The three doors: a list of bound checks, a function that needs no pytest, and a decorator for somebody's suite."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from mtlref.conformance import checks as catalogue
+from mtlref.conformance.check import Check, Skipped, applicable, draw, run_check
+from mtlref.conformance.diagnosis import Diagnosis, diagnose
+from mtlref.conformance.implementation import AdapterError, Answers, Implementation
+from mtlref.conformance.message import failure
+from mtlref.conformance.problem import Case
+from mtlref.conformance.strategies import CONDITIONS, Kind, Plan, battery, cases, conditions
+from mtlref.conformance.trial import Departure
+from mtlref.conformance.vectors import vector_cases
+from mtlref.notation import DomainError, MissingExtraError
+
+Status = Literal["passed", "failed", "skipped", "expected failure", "unexpected pass", "unusable"]
+
+
+class ConformanceError(AssertionError):
+    """A check has failed. `departure` holds the numbers, `diagnosis` what explains them; either may be None."""
+
+    def __init__(self, message: str, departure: Departure | None = None, diagnosis: Diagnosis | None = None) -> None:
+        super().__init__(message)
+        self.departure, self.diagnosis = departure, diagnosis
+
+
+SIZES: Mapping[Kind, int] = {"step": 60, "run": 20}
+"""How many cases of each kind are drawn, beside the golden vectors."""
+
+
+@dataclass
+class Session:
+    """One implementation under judgement: its answers, the cases that it is put to, its diagnosis once it is needed."""
+
+    impl: Implementation
+    answers: Answers
+    plan: Plan
+    checks: tuple[Check, ...]
+    given: frozenset[str] = frozenset()
+    unusable: AdapterError | None = None
+    drawn: dict[Kind, tuple[Case, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def vectors(self) -> tuple[Case, ...]:
+        """The golden vectors that its choices do not contradict."""
+        return vector_cases(self.impl, self.plan)
+
+    @cached_property
+    def diagnosis(self) -> Diagnosis:
+        """What explains its failures."""
+        return diagnose(self.answers, self.plan)
+
+    def kind(self, wanted: Kind) -> Kind:
+        """Return what a check that wants such cases is put to: runs, where no state can be put in."""
+        return wanted if self.impl.step is not None else "run"
+
+    def cases(self, kind: Kind) -> tuple[Case, ...]:
+        """Return the vectors of a kind, then the cases that are drawn."""
+        if kind not in self.drawn:
+            vectors = tuple(case for case in self.vectors if case.injected == (kind == "step"))
+            self.drawn[kind] = vectors + draw(cases(self.plan, self.impl, kind), SIZES[kind], kind)
+        return self.drawn[kind]
+
+    def met(self) -> dict[str, int]:
+        """Return how many of the cases, so far, met each condition that decides whether a bug shows."""
+        counts: Counter[str] = Counter()
+        for given in self.drawn.values():
+            for case in given:
+                counts.update(conditions(case))
+        return {name: counts[name] for name in CONDITIONS}
+
+
+def session(impl: Implementation) -> Session:
+    """Return the session of an implementation, after a rehearsal that finds out what it gives."""
+    plan, checks = catalogue.of(impl.method)
+    found = Session(impl, Answers(impl, plan.matrixwise), plan, checks)
+    case = battery(plan, impl, "step" if impl.step is not None else "run", 1)[0]
+    try:
+        rows = found.answers.observe(case)
+        names = frozenset(name for name in rows[0] if all(name in row for row in rows))
+        if plan.mandatory not in names:
+            message = f"{impl.name} gives no {plan.mandatory}, without which {impl.method} cannot be judged"
+            raise AdapterError("names", message)
+        unknown = names - {*case.method.tags, "weights", "head_weights", "direction"}
+        if unknown:
+            known = ", ".join((*case.method.tags, "weights", "head_weights", "direction"))
+            raise AdapterError("names", f"{impl.name} gives {', '.join(sorted(unknown))}; known are: {known}")
+        found.given = names
+    except AdapterError as error:
+        found.unusable = error
+    return found
+
+
+@dataclass(frozen=True)
+class BoundCheck:
+    """A check of one implementation. Calling it runs it: ConformanceError if it fails, Skipped if it does not apply."""
+
+    session: Session
+    check: Check
+
+    @property
+    def name(self) -> str:
+        """The check's name."""
+        return self.check.name
+
+    @property
+    def eq(self) -> str:
+        """The tag of its equation."""
+        return self.check.eq
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The observables that it reads."""
+        return self.check.needs
+
+    def __call__(self) -> int:
+        """Run the check; return how many cases it judged. Errors: ConformanceError, AdapterError, Skipped."""
+        session = self.session
+        if session.unusable is not None:
+            raise session.unusable
+        applicable(self.check, session.impl, session.given)
+        try:
+            return run_check(self.check, session.answers, session.cases(session.kind(self.check.on)))
+        except Departure as departure:
+            text = failure(self.check, session.impl.name, departure, session.diagnosis.text)
+            raise ConformanceError(text, departure, session.diagnosis) from None
+        except AdapterError as error:
+            head = f"{self.name} [{self.eq}] fails for {session.impl.name!r}: {self.check.statement}"
+            text = f"{head}\n  {'fault':<11} {error}\n  {'diagnosis':<11} {session.diagnosis.text}"
+            raise ConformanceError(text, None, session.diagnosis) from error
+
+
+def conformance_checks(impl: Implementation) -> list[BoundCheck]:
+    """Return the checks of an implementation, in tag order. Errors: MissingExtraError without Hypothesis."""
+    found = session(impl)
+    return [BoundCheck(found, check) for check in found.checks]
+
+
+# WITHOUT PYTEST
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What came of one check.
+
+    `reason`: why it was skipped, or its failure expected; `message`: the failure in the house's order; `departure`: its
+    numbers; `diagnosis`: what explains it; `judged`: how many cases had something to say, of one that passed.
+    """
+
+    name: str
+    eq: str
+    statement: str
+    status: Status
+    reason: str = ""
+    message: str = ""
+    departure: Departure | None = None
+    diagnosis: Diagnosis | None = None
+    judged: int = 0
+
+
+def check_implementation(
+    impl: Implementation,
+    *,
+    expected_failures: Mapping[str, str] | None = None,
+    select: Iterable[str] | None = None,
+    progress: Callable[[Sequence[BoundCheck]], Iterable[BoundCheck]] = iter,
+) -> list[CheckResult]:
+    """Run the checks of an implementation, all or those whose names or tags `select` holds.
+
+    `expected_failures`: check → reason. A check that passes against its expectation is an "unexpected pass".
+    Errors: DomainError for an unknown name, an empty reason or an empty selection.
+    """
+    bound = conformance_checks(impl)
+    expected = checked_names(bound, expected_failures or {})
+    return [result(check, expected.get(check.name)) for check in progress(chosen(bound, select))]
+
+
+def chosen(bound: Sequence[BoundCheck], select: Iterable[str] | None) -> list[BoundCheck]:
+    """Return the checks whose name or tag is in `select`, all if it is None. Errors: DomainError."""
+    if select is None:
+        return list(bound)
+    wanted = list(select)
+    known = {check.name for check in bound} | {check.eq for check in bound}
+    for word in wanted:
+        if word not in known:
+            message = f"select = {word!r} is no check or tag of {bound[0].session.impl.method}"
+            raise DomainError(f"{message}; there are: {', '.join(sorted(known))}", argument="select", value=word)
+    return [check for check in bound if check.name in wanted or check.eq in wanted]
+
+
+def checked_names(bound: Sequence[BoundCheck], expected: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the expected failures, each a known check with a reason. Errors: DomainError."""
+    known = [check.name for check in bound]
+    for name, reason in expected.items():
+        if name not in known:
+            message = f"expected_failures names {name!r}, which is no check; there are: {', '.join(known)}"
+            raise DomainError(message, argument="expected_failures", value=name)
+        if not isinstance(reason, str) or not reason.strip():
+            message = f"expected_failures gives no reason for {name}"
+            raise DomainError(message, argument="expected_failures", value=reason)
+    return expected
+
+
+def result(check: BoundCheck, expected: str | None) -> CheckResult:
+    """Run one check and return what came of it."""
+
+    def made(status: Status, **more: Any) -> CheckResult:
+        return CheckResult(check.name, check.eq, check.check.statement, status, **more)
+
+    try:
+        judged = check()
+    except Skipped as reason:
+        return made("skipped", reason=str(reason))
+    except AdapterError as error:
+        return made("unusable", message=str(error))
+    except ConformanceError as error:
+        more: dict[str, Any] = {
+            "message": str(error),
+            "departure": error.departure,
+            "diagnosis": error.diagnosis,
+        }
+        return made("failed", **more) if expected is None else made("expected failure", reason=expected, **more)
+    if expected is not None:
+        return made("unexpected pass", reason=expected, judged=judged)
+    return made("passed", judged=judged)
+
+
+# WITH PYTEST
+
+
+def parametrize_with_checks(
+    implementations: Sequence[Implementation],
+    *,
+    expected_failures: Mapping[str, str] | None = None,
+    xfail_strict: bool = True,
+) -> Callable[[Callable[..., Any]], Any]:
+    """Decorate a test function of one argument, `check`, with every check of every implementation.
+
+    @parametrize_with_checks([Implementation(…)])
+    def test_conformance(check):
+        check()
+
+    `expected_failures`: check → reason, xfail marks, strict unless told otherwise. Errors: DomainError for a name that is
+    no check of any implementation, or without a reason; MissingExtraError without pytest.
+    """
+    try:
+        import pytest
+    except ImportError as error:
+        raise MissingExtraError("parametrize_with_checks needs pytest: pip install 'mtlref[test]'") from error
+    bound = [check for impl in implementations for check in conformance_checks(impl)]
+    expected = checked_names(bound, expected_failures or {})
+
+    def param(check: BoundCheck) -> Any:
+        marks = []
+        if check.name in expected:
+            marks.append(pytest.mark.xfail(reason=expected[check.name], strict=xfail_strict))
+        return pytest.param(Skipping(check), id=f"{check.session.impl.name}-{check.name}", marks=marks)
+
+    return pytest.mark.parametrize("check", [param(check) for check in bound])
+
+
+@dataclass(frozen=True)
+class Skipping:
+    """A bound check that tells pytest, where it does not apply, that it was skipped."""
+
+    bound: BoundCheck
+
+    @property
+    def name(self) -> str:
+        """The check's name."""
+        return self.bound.name
+
+    @property
+    def eq(self) -> str:
+        """The tag of its equation."""
+        return self.bound.eq
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The observables that it reads."""
+        return self.bound.needs
+
+    def __call__(self) -> None:
+        """Run the check."""
+        import pytest
+
+        try:
+            self.bound()
+        except Skipped as reason:
+            pytest.skip(str(reason))
