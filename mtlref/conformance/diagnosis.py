@@ -8,20 +8,24 @@ more than one is left the diagnosis says so. Where none agrees, it says which eq
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
 
-from mtlref.conformance.implementation import AdapterError, Answers
+from mtlref.conformance.implementation import AdapterError, Answers, observed_names
 from mtlref.conformance.problem import Case
+from mtlref.conformance.strategies import Kind as CaseKind
 from mtlref.conformance.strategies import Plan, battery
 from mtlref.conformance.trial import Departure, Trial, Undecided
 from mtlref.contract import Method
 from mtlref.defects import Defect, combinations, variant
 from mtlref.notation import MtlrefError
 from mtlref.state import State
+
+BATTERY: Mapping[CaseKind, int] = {"step": 24, "run": 8, "live": 8}
+"""How many cases of each kind the battery has."""
 
 Kind = Literal["agrees", "choice", "defects", "ambiguous", "differs", "unknown"]
 
@@ -89,10 +93,9 @@ def diagnose(answers: Answers, plan: Plan) -> Diagnosis:
 
 def asked(answers: Answers, plan: Plan) -> list[Case]:
     """Return the cases of the battery that the implementation answers."""
-    kinds: tuple[Literal["step", "run"], ...] = ("step", "run") if answers.impl.step is not None else ("run",)
     found = []
-    for kind in kinds:
-        for case in battery(plan, answers.impl, kind, 24 if kind == "step" else 8):
+    for kind in ("step",) if plan.live else answers.impl.kinds:
+        for case in battery(plan, answers.impl, kind, BATTERY[kind]):
             try:
                 answers.observe(case)
             except AdapterError:
@@ -136,7 +139,7 @@ def first_departure(answers: Answers, case: Case, candidate: Candidate) -> str |
                 moved = replace(moved, state=adapted(case.state, method.init(case.n_tasks)))
             trial = Trial(answers, moved)
             trial.__dict__["got"] = answers.observe(case)
-            names = [name for name in (*method.tags, "weights", "head_weights", "direction") if name in trial.got[0]]
+            names = [name for name in observed_names(case) if name in trial.got[0]]
             if len(trial.expected) < len(trial.got):
                 return names[0]
             for name in names:

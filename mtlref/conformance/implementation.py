@@ -1,11 +1,13 @@
 """Implementation: what is judged, and how it is called.
 
-An implementation is known by its method's stem and two functions, of which one is enough:
+An implementation is known by its method's stem and three functions, of which one is enough:
 
     step(problem, state) -> {"w_next": …, "target": …}        any state can be put in
     run(run)             -> {"w_next": [… a step], …}         for code that keeps its state to itself
+    live(live_run)       -> {"direction": [… a step], …}      a run on a network, whose gradients the code makes
 
-The names are those of the method's terms, and `weights`, `head_weights`, `direction`. Values are whatever NumPy can
+The names are those of the method's terms, and `weights`, `head_weights`, `direction`; of a live run also `losses`,
+`jacobian` and `head_gradients`. The method "jacobian" is the per-task gradients alone. Values are whatever NumPy can
 read, or tensors with `detach`. Code that crashes, hangs, returns the wrong shapes or writes into its arguments is
 reported as that (`AdapterError`), and what it prints is kept for the report.
 """
@@ -21,15 +23,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from mtlref.conformance.live import LiveRun, PerTaskGradients
 from mtlref.conformance.problem import Case, Run, copied, following, same
 from mtlref.contract import Method
 from mtlref.methods import METHODS
 from mtlref.notation import Array, DomainError, MtlrefError
 from mtlref.settings import build
+
+if TYPE_CHECKING:
+    from mtlref.conformance.strategies import Kind
 
 PATIENCE = 60.0
 """Seconds after which a call counts as hung."""
@@ -37,7 +43,16 @@ PATIENCE = 60.0
 DTYPES = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 """The distance from 1 to the next number of each type."""
 
-SCALED = ("weights", "head_weights", "direction", "w", "w_next", "alpha")
+SPECIFICATIONS: Mapping[str, type[Method]] = {**METHODS, "jacobian": PerTaskGradients}
+"""What can be judged, by its stem: the weighting methods, and the gradients that they start from."""
+
+EVERYWHERE = ("weights", "head_weights", "direction")
+"""The observables of every method."""
+
+LIVE = ("losses", "jacobian", "head_gradients")
+"""The observables of a live run beside them."""
+
+SCALED = ("weights", "head_weights", "direction", "head_gradients", "w", "w_next", "alpha")
 """The observables that a declared `scale` multiplies."""
 
 Observables = Mapping[str, Array]
@@ -56,10 +71,12 @@ class AdapterError(MtlrefError):
 class Implementation:
     """An implementation of the method with the stem `method`.
 
-    `name`: how reports call it. `step`, `run`: at least one of them. `choices`: the settings of the specification that
-    it departs from the defaults in, or holds fixed (`{"reduction": "mean"}`, `{"alpha": 1.5}`), and two of the kit's
-    own: `scale`, a factor on all weights and directions that it reports (a number, "K" or "1/K"), and, for a method
-    that draws, `order`: "given" if it takes the draw, "own" if it makes its own. `dtype`: what it computes in.
+    `name`: how reports call it. `step`, `run`, `live`: at least one of them. `choices`: the settings of the
+    specification that it departs from the defaults in, or holds fixed (`{"reduction": "mean"}`, `{"alpha": 1.5}`), and
+    three of the kit's own: `scale`, a factor on all weights and directions that it reports (a number, "K" or "1/K");
+    for a method that draws, `order`: "given" if it takes the draw, "own" if it makes its own; in a live run, `layer`:
+    "last" if the method reads the gradients of the last shared layer alone, as GradNorm may, "all" otherwise (LIVE-C1).
+    `dtype`: what it computes in.
     Errors: DomainError for an unknown method, choice or type.
     """
 
@@ -67,22 +84,25 @@ class Implementation:
     name: str = field(kw_only=True)
     step: Callable[..., Mapping[str, Any]] | None = field(default=None, kw_only=True)
     run: Callable[..., Mapping[str, Any]] | None = field(default=None, kw_only=True)
+    live: Callable[..., Mapping[str, Any]] | None = field(default=None, kw_only=True)
     choices: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     dtype: str = field(default="float64", kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "choices", MappingProxyType(dict(self.choices)))
-        if self.method not in METHODS:
-            message = f"method = {self.method!r} is not known; there are: {', '.join(METHODS)}"
+        if self.method not in SPECIFICATIONS:
+            message = f"method = {self.method!r} is not known; there are: {', '.join(SPECIFICATIONS)}"
             raise DomainError(message, argument="method", value=self.method)
-        if self.step is None and self.run is None:
-            raise DomainError(f"{self.name}: one of step and run is needed", argument="step")
+        if not self.kinds:
+            raise DomainError(f"{self.name}: one of step, run and live is needed", argument="step")
         if self.dtype not in DTYPES:
             message = f"dtype = {self.dtype!r} is not known; there are: {', '.join(DTYPES)}"
             raise DomainError(message, argument="dtype", value=self.dtype)
-        if self.choices.get("order", "given") not in ("given", "own"):
-            value = self.choices["order"]
-            raise DomainError(f"order = {value!r} must be 'given' or 'own'", argument="order", value=value)
+        for choice, options in (("order", ("given", "own")), ("layer", ("all", "last"))):
+            value = self.choices.get(choice, options[0])
+            if value not in options:
+                message = f"{choice} = {value!r} must be {options[0]!r} or {options[1]!r}"
+                raise DomainError(message, argument=choice, value=value)
         self.specification({})
         self.scale(1)
 
@@ -96,13 +116,24 @@ class Implementation:
         """Whether it draws for itself."""
         return bool(self.choices.get("order") == "own")
 
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of cases that it can be put to, those that say most first."""
+        own = () if self.step is None else ("step",)
+        return (*own, *(("run",) if self.step or self.run else ()), *(("live",) if self.live else ()))  # type: ignore[return-value]
+
+    @property
+    def layer(self) -> str:
+        """Which shared layers' gradients the method reads in a live run."""
+        return str(self.choices.get("layer", "all"))
+
     def settings(self) -> dict[str, Any]:
         """Return the declared settings of the specification."""
-        return {name: value for name, value in self.choices.items() if name not in ("scale", "order")}
+        return {name: value for name, value in self.choices.items() if name not in ("scale", "order", "layer")}
 
     def specification(self, settings: Mapping[str, Any]) -> Method:
         """Return the specification that it is judged by: with `settings`, except where it declares its own."""
-        return build(self.method, {**settings, **self.settings()})
+        return build(self.method, {**settings, **self.settings()}, SPECIFICATIONS)
 
     def scale(self, K: int) -> float:
         """Return the declared factor on its weights for K tasks. Errors: DomainError if it is not above 0."""
@@ -112,6 +143,11 @@ class Implementation:
             message = f"scale = {declared!r} must be a number above 0, 'K' or '1/K'"
             raise DomainError(message, argument="scale", value=declared)
         return float(factor)
+
+
+def observed_names(case: Case) -> tuple[str, ...]:
+    """Return the names that an implementation may give for a case, in tag order."""
+    return tuple(dict.fromkeys((*case.method.tags, *EVERYWHERE, *(LIVE if case.live else ()))))
 
 
 # CALLS
@@ -136,9 +172,15 @@ class Answers:
 
     def fresh(self, case: Case) -> list[dict[str, Array]]:
         """Return the observables of each step, asked for anew. Errors: AdapterError."""
-        answer = self._run(case) if self._runs(case) else self._steps(case)
+        answer = self._run(case) if self._lives(case) or self._runs(case) else self._steps(case)
         factor = self.impl.scale(case.n_tasks)
         return [{name: value / factor if name in SCALED else value for name, value in row.items()} for row in answer]
+
+    def _lives(self, case: Case) -> bool:
+        """Whether the case is put to `live`. Errors: AdapterError if there is nothing else, and it has no network."""
+        if self.impl.live is not None and not case.live and self.impl.step is None and self.impl.run is None:
+            raise AdapterError("names", f"{self.impl.name} takes live runs alone")
+        return self.impl.live is not None and case.live
 
     def _runs(self, case: Case) -> bool:
         """Whether the case is put to `run`: a sequence from the start, or any if there is no `step`."""
@@ -149,11 +191,14 @@ class Answers:
         return not case.injected and (len(case.steps) > 1 or self.impl.step is None)
 
     def _run(self, case: Case) -> list[dict[str, Array]]:
-        found = mapping(self.called(self.impl.run, Run(case.steps)), "run")
+        asked = tuple(problem.asked for problem in case.steps)
+        given = (self.impl.live, LiveRun(asked)) if case.live else (self.impl.run, Run(asked))
+        door = "live" if case.live else "run"
+        found = mapping(self.called(*given), door)
         columns = {name: tuple(values) for name, values in found.items()}
         for name, values in columns.items():
             if len(values) != len(case.steps):
-                message = f"run gives {len(values)} values of {name} for {len(case.steps)} steps"
+                message = f"{door} gives {len(values)} values of {name} for {len(case.steps)} steps"
                 raise AdapterError("shape", message)
         return [
             {name: numeric(name, values[t]) for name, values in columns.items()} for t in range(len(case.steps))
@@ -168,7 +213,7 @@ class Answers:
                     state = following(case.steps[t - 1], state, rows[-1].get("w_next"))
                 except MtlrefError:  # its own weights lead where the specification cannot follow: judged up to here
                     break
-            found = mapping(self.called(self.impl.step, problem, state), "step")
+            found = mapping(self.called(self.impl.step, problem.asked, state), "step")
             rows.append({name: numeric(name, value) for name, value in found.items()})
         return rows
 

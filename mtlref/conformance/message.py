@@ -51,4 +51,7 @@ def described_case(case: Case, step: int) -> str:
         f"gradients of lengths {shown(lengths)}",
         "state injected" if case.injected else f"run of {len(case.steps)} steps",
     ]
+    if problem.asked is not problem:
+        network = problem.asked.network
+        parts.append(f"network {network.n_inputs} → {network.trunk} → {network.heads}, batch {len(problem.asked.x)}")
     return "; ".join([*parts, case.label] if case.label else parts)

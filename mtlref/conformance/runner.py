@@ -11,7 +11,7 @@ from typing import Any, Literal
 from mtlref.conformance import checks as catalogue
 from mtlref.conformance.check import Check, Skipped, applicable, draw, run_check
 from mtlref.conformance.diagnosis import Diagnosis, diagnose
-from mtlref.conformance.implementation import AdapterError, Answers, Implementation
+from mtlref.conformance.implementation import AdapterError, Answers, Implementation, observed_names
 from mtlref.conformance.message import failure
 from mtlref.conformance.problem import Case
 from mtlref.conformance.strategies import CONDITIONS, Kind, Plan, battery, cases, conditions
@@ -30,19 +30,22 @@ class ConformanceError(AssertionError):
         self.departure, self.diagnosis = departure, diagnosis
 
 
-SIZES: Mapping[Kind, int] = {"step": 60, "run": 20}
+SIZES: Mapping[Kind, int] = {"step": 60, "run": 20, "live": 12}
 """How many cases of each kind are drawn, beside the golden vectors."""
 
 
 @dataclass
 class Session:
-    """One implementation under judgement: its answers, the cases that it is put to, its diagnosis once it is needed."""
+    """One implementation under judgement: its answers, the cases that it is put to, its diagnosis once it is needed.
+
+    `given`: by the kind of case, the observables that it gives.
+    """
 
     impl: Implementation
     answers: Answers
     plan: Plan
     checks: tuple[Check, ...]
-    given: frozenset[str] = frozenset()
+    given: dict[Kind, frozenset[str]] = field(default_factory=dict)
     unusable: AdapterError | None = None
     drawn: dict[Kind, tuple[Case, ...]] = field(default_factory=dict)
 
@@ -57,13 +60,13 @@ class Session:
         return diagnose(self.answers, self.plan)
 
     def kind(self, wanted: Kind) -> Kind:
-        """Return what a check that wants such cases is put to: runs, where no state can be put in."""
-        return wanted if self.impl.step is not None else "run"
+        """Return what a check that wants such cases is put to: runs, where no state can be put in; else live ones."""
+        return wanted if wanted in self.impl.kinds else self.impl.kinds[0]
 
     def cases(self, kind: Kind) -> tuple[Case, ...]:
         """Return the vectors of a kind, then the cases that are drawn."""
         if kind not in self.drawn:
-            vectors = tuple(case for case in self.vectors if case.injected == (kind == "step"))
+            vectors = tuple(case for case in self.vectors if kind != "live" and case.injected == (kind == "step"))
             self.drawn[kind] = vectors + draw(cases(self.plan, self.impl, kind), SIZES[kind], kind)
         return self.drawn[kind]
 
@@ -78,23 +81,34 @@ class Session:
 
 def session(impl: Implementation) -> Session:
     """Return the session of an implementation, after a rehearsal that finds out what it gives."""
-    plan, checks = catalogue.of(impl.method)
+    plan, checks = catalogue.of(impl.method, impl.live is not None)
     found = Session(impl, Answers(impl), plan, checks)
-    case = battery(plan, impl, "step" if impl.step is not None else "run", 1)[0]
     try:
-        rows = found.answers.observe(case)
-        names = frozenset(name for name in rows[0] if all(name in row for row in rows))
-        if plan.mandatory not in names:
-            message = f"{impl.name} gives no {plan.mandatory}, without which {impl.method} cannot be judged"
-            raise AdapterError("names", message)
-        unknown = names - {*case.method.tags, "weights", "head_weights", "direction"}
-        if unknown:
-            known = ", ".join((*case.method.tags, "weights", "head_weights", "direction"))
-            raise AdapterError("names", f"{impl.name} gives {', '.join(sorted(unknown))}; known are: {known}")
-        found.given = names
+        for kind in impl.kinds:
+            if kind == impl.kinds[0] or kind == "live":
+                found.given[kind] = rehearsed(found, kind)
+            else:
+                found.given[kind] = found.given[impl.kinds[0]]
     except AdapterError as error:
         found.unusable = error
     return found
+
+
+def rehearsed(found: Session, kind: Kind) -> frozenset[str]:
+    """Return the observables that an implementation gives for a case of that kind. Errors: AdapterError."""
+    impl = found.impl
+    case = battery(found.plan, impl, kind, 1)[0]
+    rows = found.answers.observe(case)
+    names = frozenset(name for name in rows[0] if all(name in row for row in rows))
+    mandatory = "direction" if kind == "live" else found.plan.mandatory
+    if mandatory not in names:
+        message = f"{impl.name} gives no {mandatory}, without which {impl.method} cannot be judged"
+        raise AdapterError("names", message)
+    known = observed_names(case)
+    if names - set(known):
+        unknown = ", ".join(sorted(names - set(known)))
+        raise AdapterError("names", f"{impl.name} gives {unknown}; known are: {', '.join(known)}")
+    return names
 
 
 @dataclass(frozen=True)
@@ -124,7 +138,7 @@ class BoundCheck:
         session = self.session
         if session.unusable is not None:
             raise session.unusable
-        applicable(self.check, session.impl, session.given)
+        applicable(self.check, session.impl, session.given[session.kind(self.check.on)])
         try:
             return run_check(self.check, session.answers, session.cases(session.kind(self.check.on)))
         except Departure as departure:

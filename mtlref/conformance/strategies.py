@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from mtlref.conformance.live import live_problem, train
 from mtlref.conformance.problem import Case, Problem
 from mtlref.contract import Method, weights_of
 from mtlref.notation import Array, MtlrefError
@@ -24,13 +25,19 @@ if TYPE_CHECKING:
     from mtlref.conformance.implementation import Implementation
 
 Rng = np.random.Generator
-Kind = Literal["step", "run"]
+Kind = Literal["step", "run", "live"]
 
 STEPS = 9
 """The steps of a run: with fewer than eight, wrong variants are told apart by luck."""
 
+LIVE_STEPS = 4
+"""The steps of a live run."""
+
 BATCHES = 3
 """The batches of an epoch, for methods that step once an epoch."""
+
+LIVE_TASKS = (2, 3, 4)
+"""The tasks of a live network."""
 
 # GRADIENTS: (rng, K, D) → (K, D)
 
@@ -165,6 +172,23 @@ def make(method: Method, shape: Shape, seed: int, kind: Kind, label: str = "") -
     return Case(steps, state, kind == "step", label)
 
 
+def make_live(method: Method, K: int, seed: int, kind: Kind, layer: str, label: str = "") -> Case | None:
+    """Return the live case of that seed, one step or a run; None where a network is too near to a kink, or the method
+    has no answer."""
+    rng = np.random.default_rng([seed, 2])
+    lives = train(method, rng, K, LIVE_STEPS if kind == "live" else 1, kind == "step")
+    if lives is None:
+        return None
+    state = following = method.init(K)
+    steps = tuple(live_problem(method, live, layer) for live in lives)
+    try:
+        for step in steps:
+            following = step.step(following).state
+    except MtlrefError:
+        return None
+    return Case(steps, state, kind == "step", label, live=True)
+
+
 def problem(method: Method, shape: Shape, rng: Rng, losses: Array, whole: bool) -> Problem:
     """Return one problem: gradients, a draw, and for an epoch the batches' losses, whose mean the losses become."""
     J = GRADIENTS[shape.gradients](rng, shape.K, shape.D)
@@ -190,6 +214,9 @@ def cases(plan: Plan, impl: Implementation, kind: Kind) -> SearchStrategy[Case]:
     from hypothesis import strategies as st
 
     sizes = [K for K in plan.tasks if plan.most is None or not impl.own_order or K <= plan.most]
+    if plan.live or kind == "live":
+        sizes = [K for K in sizes if K in LIVE_TASKS]
+        return live_cases(plan, impl, kind, sizes)
     shapes = st.builds(
         Shape,
         settings=st.sampled_from(plan.settings),
@@ -208,6 +235,19 @@ def cases(plan: Plan, impl: Implementation, kind: Kind) -> SearchStrategy[Case]:
         .filter(lambda case: case is not None)
         .map(lambda case: case)
     )
+
+
+def live_cases(plan: Plan, impl: Implementation, kind: Kind, sizes: Sequence[int]) -> SearchStrategy[Case]:
+    """Return the strategy of the live cases."""
+    from hypothesis import strategies as st
+
+    drawn = st.builds(
+        lambda settings, K, seed: make_live(impl.specification(settings), K, seed, kind, impl.layer),
+        st.sampled_from(plan.settings),
+        st.sampled_from(sizes),
+        st.integers(0, 2**32 - 1),
+    )
+    return drawn.filter(lambda case: case is not None).map(lambda case: case)
 
 
 def battery(plan: Plan, impl: Implementation, kind: Kind, size: int = 24) -> list[Case]:
@@ -230,7 +270,11 @@ def battery(plan: Plan, impl: Implementation, kind: Kind, size: int = 24) -> lis
             pick(plan.losses),
             0 if kind == "run" else int(rng.integers(4)),
         )
-        case = make(impl.specification(shape.settings), shape, seed, kind, label=f"battery {kind} {seed}")
+        method, name = impl.specification(shape.settings), f"battery {kind} {seed}"
+        if plan.live or kind == "live":
+            case = make_live(method, (3, 4)[seed % 2], seed, kind, impl.layer, name)
+        else:
+            case = make(method, shape, seed, kind, label=name)
         if case is not None:
             found.append(case)
     return found
@@ -242,7 +286,7 @@ class Plan:
 
     `mandatory`: the observable without which nothing can be said; `settings`: the hyper-parameters that cases vary;
     `choices`: for the diagnosis, other values of the choice points, by their tag; `most`: the most tasks for an
-    implementation that draws its own orders, whose outcomes are all enumerated.
+    implementation that draws its own orders, whose outcomes are all enumerated; `live`: its steps are networks, too.
     """
 
     mandatory: str
@@ -253,6 +297,7 @@ class Plan:
     gradients: tuple[str, ...] = ("generic", "conflicting", "orthogonal", "scaled")
     losses: tuple[str, ...] = ("falling", "far from 1", "rising")
     most: int | None = None
+    live: bool = False
 
 
 # CONDITIONS
@@ -283,7 +328,8 @@ CONDITIONS: Mapping[str, Callable[[Problem, State], bool]] = {
     "a loss of zero": lambda p, s: bool(np.any(p.losses == 0)),
     "unequal weights": lambda p, s: bool(np.ptp(weights_of(s)) > 1e-3),
     "unequal batches": lambda p, s: p.batches is not None and bool(np.ptp(p.batches, axis=0).max() > 0),
-    "an evaluation after the step": lambda p, s: p.evaluation is not None,
+    "an evaluation after the step": lambda p, s: p.asked.evaluation is not None,
+    "gradients of a network": lambda p, s: p.asked is not p,
 }
 """What decides whether a bug shows."""
 
