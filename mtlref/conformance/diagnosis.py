@@ -10,17 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import combinations as choose
 from typing import Literal
 
 import numpy as np
 
 from mtlref.conformance.implementation import AdapterError, Answers, observed_names
-from mtlref.conformance.problem import Case
+from mtlref.conformance.live import LiveProblem, last_layer_start
+from mtlref.conformance.problem import Case, Problem
 from mtlref.conformance.strategies import Kind as CaseKind
 from mtlref.conformance.strategies import Plan, battery
 from mtlref.conformance.trial import Departure, Trial, Undecided
 from mtlref.contract import Method
-from mtlref.defects import Defect, combinations, variant
+from mtlref.defects import DEFECTS, Defect, combinations, variant
+from mtlref.defects import live as plumbing
 from mtlref.notation import MtlrefError
 from mtlref.state import State
 
@@ -32,22 +35,31 @@ Kind = Literal["agrees", "choice", "defects", "ambiguous", "differs", "unknown"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """The specification under another choice, `tag` with `settings`, or with `defects`, or both."""
+    """The specification under another choice, `tag` with `settings`, or with `defects`, or with both.
+
+    `plumbing`: defects of the live code around it.
+    """
 
     defects: tuple[Defect, ...] = ()
     tag: str = ""
     settings: tuple[tuple[str, object], ...] = ()
+    plumbing: tuple[Defect, ...] = ()
 
     @property
     def name(self) -> str:
         """What it is, in words."""
         chosen = [f"{self.tag}: {', '.join(f'{k} = {v!r}' for k, v in self.settings)}"] if self.settings else []
-        return " + ".join([f"{defect.name} [{defect.equation}]" for defect in self.defects] + chosen)
+        return " + ".join([f"{defect.name} [{defect.equation}]" for defect in self.wrong] + chosen)
 
     @property
     def size(self) -> int:
         """How many departures it makes."""
-        return len(self.defects) + bool(self.settings)
+        return len(self.wrong) + bool(self.settings)
+
+    @property
+    def wrong(self) -> tuple[Defect, ...]:
+        """All defects."""
+        return self.defects + self.plumbing
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,7 @@ def diagnose(answers: Answers, plan: Plan) -> Diagnosis:
     if fits(answers, cases, Candidate()):
         return Diagnosis("agrees", "unknown: on the diagnosis's own battery it agrees with the specification")
     found: list[Candidate] = []
-    for candidate in candidates(answers.impl.method, plan):
+    for candidate in candidates(answers.impl.method, plan, any(case.live for case in cases)):
         if found and candidate.size > found[0].size:
             break
         if fits(answers, cases, candidate):
@@ -84,10 +96,10 @@ def diagnose(answers: Answers, plan: Plan) -> Diagnosis:
         text = f"cannot be told apart by the observables given: {names}"
         return Diagnosis("ambiguous", text, tuple(found))
     only = found[0]
-    if not only.defects:
+    if not only.wrong:
         return Diagnosis("choice", f"would pass if this choice were declared: {only.name}", (only,))
     known = "the known defect" if only.size == 1 else "the known departures"
-    meaning = "; ".join(defect.summary for defect in only.defects)
+    meaning = "; ".join(defect.summary for defect in only.wrong)
     return Diagnosis("defects", f"identical to {known} {only.name}: {meaning}", (only,))
 
 
@@ -104,22 +116,31 @@ def asked(answers: Answers, plan: Plan) -> list[Case]:
     return found
 
 
-def candidates(stem: str, plan: Plan) -> Iterator[Candidate]:
-    """Yield the choices, the single defects, then the pairs, a choice beside a defect among them."""
+def candidates(stem: str, plan: Plan, live: bool = False) -> Iterator[Candidate]:
+    """Yield the choices, the single defects, then the pairs, a choice beside a defect among them.
+
+    `live`: those of the code around the method, too.
+    """
     chosen = [
         Candidate((), tag, tuple(settings.items()))
         for tag, values in (plan.choices or {}).items()
         for settings in values
     ]
+    around = [Candidate(plumbing=(defect,)) for defect in (plumbing.DEFECTS if live else ())]
+    if live and not plan.live:
+        chosen.append(Candidate((), "LIVE-C1", (("layer", "last"),)))
     yield from chosen
-    for defects in combinations(stem, 1):
-        yield Candidate(defects)
-    for defects in combinations(stem, 2):
-        if len(defects) == 2:
-            yield Candidate(defects)
-    for defects in combinations(stem, 1):
+    known = list(combinations(stem)) if stem in DEFECTS else []
+    alone = [Candidate(defects) for defects in known if len(defects) == 1] + around
+    yield from alone
+    yield from (Candidate(defects) for defects in known if len(defects) == 2)
+    if plan.live:
+        yield from (Candidate(plumbing=pair) for pair in choose(plumbing.DEFECTS, 2) if pair[0].equation < pair[1].equation)
+    for outer in around:
+        yield from (replace(outer, defects=defects) for defects in known if len(defects) == 1)
+    for one in alone:
         for choice in chosen:
-            yield replace(choice, defects=defects)
+            yield replace(choice, defects=one.defects, plumbing=one.plumbing)
 
 
 def fits(answers: Answers, cases: Sequence[Case], candidate: Candidate) -> bool:
@@ -137,7 +158,7 @@ def first_departure(answers: Answers, case: Case, candidate: Candidate) -> str |
                 moved = replace(moved, state=method.init(case.n_tasks))
             else:
                 moved = replace(moved, state=adapted(case.state, method.init(case.n_tasks)))
-            trial = Trial(answers, moved)
+            trial = Trial(answers, around(moved, candidate))
             trial.__dict__["got"] = answers.observe(case)
             names = [name for name in observed_names(case) if name in trial.got[0]]
             if len(trial.expected) < len(trial.got):
@@ -145,11 +166,29 @@ def first_departure(answers: Answers, case: Case, candidate: Candidate) -> str |
             for name in names:
                 try:
                     trial.matches(name)
-                except (Departure, Undecided):
+                except (Departure, Undecided, AdapterError):
                     return name
-    except (MtlrefError, ArithmeticError, np.linalg.LinAlgError, TypeError):
+    except (ValueError, ArithmeticError, TypeError, IndexError):
         return next(iter(case.method.tags))
     return None
+
+
+def around(case: Case, candidate: Candidate) -> Case:
+    """Return a live case with the candidate's plumbing and layer put in; any other case as it is."""
+    layer = dict(candidate.settings).get("layer")
+    if not case.live or not (candidate.plumbing or layer):
+        return case
+    steps = tuple(replumbed(problem, candidate.plumbing, layer) for problem in case.steps)
+    return replace(case, steps=steps, plumbing=candidate.plumbing)
+
+
+def replumbed(problem: Problem, plumbing: tuple[Defect, ...], layer: object) -> Problem:
+    """Return a live problem measured with `plumbing`, and read at the last layer alone if `layer` is "last"."""
+    if not isinstance(problem, LiveProblem):
+        return problem
+    first = last_layer_start(problem.live) if layer == "last" else problem.first
+    changed = replace(problem, plumbing=plumbing, first=first)
+    return changed.on(problem.live)
 
 
 def adapted(state: State, start: State) -> State:
@@ -167,17 +206,18 @@ def changed(answers: Answers, method: Method, candidate: Candidate) -> Method:
     if candidate.settings:
         settings = {**vars(method), **dict(candidate.settings)}
         fields = {name: settings[name] for name in settings if name in type(method).__dataclass_fields__}
-        method = type(answers.impl)(
-            answers.impl.method, name=answers.impl.name, step=answers.impl.step, run=answers.impl.run
-        ).specification(fields)
+        method = replace(answers.impl, choices={}).specification(fields)
     return variant(method, *candidate.defects) if candidate.defects else method
 
 
 def difference(answers: Answers, cases: Sequence[Case]) -> Diagnosis:
     """Return the diagnosis of an implementation that no candidate explains: the first equation that differs."""
     method = cases[0].method
-    tags = {**method.tags, "weights": method.start, "head_weights": method.heads, "direction": "MTL-1"}
-    given = answers.observe(cases[0])[0]
+    everywhere = {"weights": method.start, "head_weights": method.heads, "direction": "MTL-1"}
+    tags = {**method.tags, **everywhere}
+    if any(case.live for case in cases):
+        tags = {"losses": "LIVE-1", "jacobian": "LIVE-2", **tags, "head_gradients": tags.get("head_gradients", "LIVE-4")}
+    given = {name for case in cases for name in answers.observe(case)[0]}
     order = [name for name in tags if name in given]
     off = {first_departure(answers, case, Candidate()) for case in cases} - {None}
     name = next(name for name in order if name in off)

@@ -147,7 +147,8 @@ class Implementation:
 
 def observed_names(case: Case) -> tuple[str, ...]:
     """Return the names that an implementation may give for a case, in tag order."""
-    return tuple(dict.fromkeys((*case.method.tags, *EVERYWHERE, *(LIVE if case.live else ()))))
+    first, last = (LIVE[:2], LIVE[2:]) if case.live else ((), ())
+    return tuple(dict.fromkeys((*first, *case.method.tags, *EVERYWHERE, *last)))
 
 
 # CALLS

@@ -219,9 +219,14 @@ def live_problem(method: Method, live: Live, layer: str = "all") -> LiveProblem:
     """Return the problem of a network; `layer`: "all", or "last" if the method reads the last shared layer's alone."""
     found = measured(live)
     batches = found.losses[None] if method.cadence == "epoch" else None
-    first = sum(array.size for array in live.shared[:-2]) if layer == "last" else 0
+    first = last_layer_start(live) if layer == "last" else 0
     values: dict[str, Any] = {"live": live, "heads": found.heads, "first": first}
     return LiveProblem(method, found.losses, found.jacobian, live.draw, batches, **values)
+
+
+def last_layer_start(live: Live) -> int:
+    """LIVE-C1: return the first column of the last shared layer."""
+    return sum(array.size for array in live.shared[:-2])
 
 
 def plumbed(found: Measured, live: Live, plumbing: Sequence[Defect]) -> Measured:

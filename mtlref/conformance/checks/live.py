@@ -20,7 +20,7 @@ def check_live_rows_are_of_one_loss_each(trial: Trial) -> None:
     trial.matches("jacobian")
 
 
-@check(on="live")
+@check(on="live", only="given")
 def check_live_method_is_stepped(trial: Trial) -> None:
     """LIVE-4: from these losses and gradients the method takes its step, term by term."""
     for name in (*trial.case.method.tags, "weights", "head_weights"):
@@ -28,7 +28,7 @@ def check_live_method_is_stepped(trial: Trial) -> None:
             trial.matches(name)
 
 
-@check("direction", on="live")
+@check("direction", on="live", only="given")
 def check_live_shared_parameters_descend_the_label_loss(trial: Trial) -> None:
     """MTL-1: the shared parameters descend Σ w_i J_i, and nothing else."""
     trial.matches("direction")
@@ -47,7 +47,7 @@ def check_live_reported_weights_are_those_in_use(trial: Trial) -> None:
         trial.equal("direction", t, trial.value("direction", t), trial.value("weights", t) @ row["jacobian"])
 
 
-@check("direction", on="live")
+@check("direction", on="live", only="given")
 def check_live_doubled_batch_changes_nothing(trial: Trial) -> None:
     """LIVE-1: every example twice is the same mean."""
     case = trial.case
