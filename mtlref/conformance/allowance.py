@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mtlref.conformance.problem import Problem
+from mtlref.conformance.problem import Problem, shaken
 from mtlref.notation import Array, MtlrefError
 from mtlref.state import State
 
@@ -62,7 +62,7 @@ def answer(problem: Problem, state: State) -> Mapping[str, Any]:
 
 def moved_problem(problem: Problem, rng: np.random.Generator, by: float) -> Problem:
     """Return the problem with losses and Jacobian moved; for methods that read inner products, those as well."""
-    shifted = problem.moved(lambda array: moved(array, rng, by))
+    shifted = problem.moved(rng, by)
     J = shifted.jacobian
     if problem.method.reads == "gram":
         noise = rng.choice((-1.0, 1.0), (problem.n_tasks, problem.n_tasks))
@@ -77,5 +77,5 @@ def moved(value: Any, rng: np.random.Generator, by: float) -> Any:
     if isinstance(value, State):
         return replace(value, **{field.name: moved(getattr(value, field.name), rng, by) for field in fields(value)})
     if isinstance(value, np.ndarray):
-        return value * (1 + by * rng.choice((-1.0, 1.0), value.shape))
+        return shaken(value, rng, by)
     return value

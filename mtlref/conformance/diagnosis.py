@@ -89,6 +89,7 @@ def diagnose(answers: Answers, plan: Plan) -> Diagnosis:
             break
         if fits(answers, cases, candidate):
             found.append(candidate)
+    found = found or behind(answers, plan, cases)
     if not found:
         return difference(answers, cases)
     if len(found) > 1:
@@ -126,7 +127,7 @@ def candidates(stem: str, plan: Plan, live: bool = False) -> Iterator[Candidate]
         for tag, values in (plan.choices or {}).items()
         for settings in values
     ]
-    around = [Candidate(plumbing=(defect,)) for defect in (plumbing.DEFECTS if live else ())]
+    around = [Candidate(plumbing=(defect,)) for defect in plumbing.of(stem, descent=not plan.live)] if live else []
     if live and not plan.live:
         chosen.append(Candidate((), "LIVE-C1", (("layer", "last"),)))
     yield from chosen
@@ -135,7 +136,8 @@ def candidates(stem: str, plan: Plan, live: bool = False) -> Iterator[Candidate]
     yield from alone
     yield from (Candidate(defects) for defects in known if len(defects) == 2)
     if plan.live:
-        yield from (Candidate(plumbing=pair) for pair in choose(plumbing.DEFECTS, 2) if pair[0].equation < pair[1].equation)
+        yield from (Candidate(plumbing=pair) for pair in choose(plumbing.of(stem, descent=False), 2)
+            if pair[0].equation < pair[1].equation)
     for outer in around:
         yield from (replace(outer, defects=defects) for defects in known if len(defects) == 1)
     for one in alone:
@@ -143,12 +145,28 @@ def candidates(stem: str, plan: Plan, live: bool = False) -> Iterator[Candidate]
             yield replace(choice, defects=one.defects, plumbing=one.plumbing)
 
 
-def fits(answers: Answers, cases: Sequence[Case], candidate: Candidate) -> bool:
-    """Return whether the candidate gives all of the implementation's numbers on all cases."""
-    return all(first_departure(answers, case, candidate) is None for case in cases)
+def behind(answers: Answers, plan: Plan, cases: Sequence[Case]) -> list[Candidate]:
+    """Return the candidates of a method with two defects and a descent of its own with a third, if the cases are live.
+
+    What the network descends says nothing of the method: the method's defects are found without it, and then its own.
+    """
+    if plan.live or not any(case.live for case in cases):
+        return []
+    inner = [c for c in candidates(answers.impl.method, plan) if c.size == 2 and fits(answers, cases, c, blind=True)]
+    outer = [defect for defect in plumbing.of(answers.impl.method) if "descended" in defect.replaces]
+    both = [replace(one, plumbing=(defect,)) for one in inner for defect in outer]
+    return [candidate for candidate in both if fits(answers, cases, candidate)]
 
 
-def first_departure(answers: Answers, case: Case, candidate: Candidate) -> str | None:
+def fits(answers: Answers, cases: Sequence[Case], candidate: Candidate, blind: bool = False) -> bool:
+    """Return whether the candidate gives all of the implementation's numbers on all cases.
+
+    `blind`: but for what the network descends in live cases.
+    """
+    return all(first_departure(answers, case, candidate, blind) is None for case in cases)
+
+
+def first_departure(answers: Answers, case: Case, candidate: Candidate, blind: bool = False) -> str | None:
     """Return the first observable, in tag order, in which the case departs from the candidate; None if none does."""
     try:
         method = changed(answers, case.method, candidate)
@@ -160,7 +178,8 @@ def first_departure(answers: Answers, case: Case, candidate: Candidate) -> str |
                 moved = replace(moved, state=adapted(case.state, method.init(case.n_tasks)))
             trial = Trial(answers, around(moved, candidate))
             trial.__dict__["got"] = answers.observe(case)
-            names = [name for name in observed_names(case) if name in trial.got[0]]
+            unseen = ("direction", "head_gradients") if blind and case.live else ()
+            names = [name for name in observed_names(case) if name in trial.got[0] and name not in unseen]
             if len(trial.expected) < len(trial.got):
                 return names[0]
             for name in names:

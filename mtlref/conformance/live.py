@@ -14,14 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mtlref.autograd import Operand, Tensor, value_and_jacobian
-from mtlref.conformance.problem import Given, Problem
-from mtlref.contract import Method, Reads, Step, same_tasks
+from mtlref.conformance.problem import Given, Problem, shaken
+from mtlref.contract import Method, Reads, Step, same_tasks, weights_of
 from mtlref.defects.defect import Defect
 from mtlref.networks import Parameters, SharedTrunk, absolute_error, cross_entropy, mse
 from mtlref.notation import Array, count, matrix, vector
@@ -39,7 +40,7 @@ Batch = tuple[Array, tuple[NDArray[Any], ...]]
 """Inputs (B, n), and for each task its targets, (B, outputs) or labels (B,)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Live(Given):
     """One training step of a network.
 
@@ -101,8 +102,9 @@ class Measured:
     heads: tuple[Array, ...]
 
 
+@lru_cache(maxsize=4096)
 def measured(live: Live) -> Measured:
-    """Return the losses and gradients of a live problem."""
+    """Return the losses and gradients of a live problem; remembered, for a diagnosis asks for the same ones often."""
     L, J = backward(live)
     return Measured(task_losses(L), task_gradients(J, live.shared), head_gradients(J, live.shared, live.heads))
 
@@ -173,29 +175,27 @@ class LiveProblem(Problem):
 
     def step(self, state: State) -> Step:
         """Return the specification's own step from `state`, on the columns that the method reads."""
+        known = self.with_weights(state)
         more: dict[str, Any] = {} if self.draw is None else {"draw": self.draw}
-        return self.method.step(state, self.losses, self.jacobian[:, self.first :], **more)
+        return self.method.step(state, known.losses, known.jacobian[:, known.first :], **more)
+
+    def with_weights(self, state: State) -> LiveProblem:
+        """Return the problem measured with the weights in use, where known defects of the measurement may read them."""
+        if not self.plumbing or self.live.weights is not None:
+            return self
+        found = plumbed(measured(self.live), replace(self.live, weights=weights_of(state)), self.plumbing)
+        return replace(self, losses=found.losses, jacobian=found.jacobian, heads=found.heads)
 
     def observables(self, state: State) -> Mapping[str, Any]:
         """Return every observable of the step: those of the method, and what the network's parts descend."""
-        out = self.step(state)
-        own = {
-            "losses": self.losses,
-            "jacobian": self.jacobian,
-            "head_gradients": head_descents(out.head_weights, self.heads),
-        }
-        return {**observables(out, self.jacobian), **own}
+        out, known = self.step(state), self.with_weights(state)
+        descents = head_descents(out.head_weights, known.heads)
+        own = {"losses": known.losses, "jacobian": known.jacobian, "head_gradients": descents}
+        return {**observables(out, known.jacobian), **own}
 
-    def moved(self, move: Callable[[Array], Array]) -> Problem:
-        """Return the problem with the network's parameters, inputs and targets moved."""
-        live = replace(
-            self.live,
-            shared=tuple(map(move, self.live.shared)),
-            heads=tuple(tuple(map(move, head)) for head in self.live.heads),
-            x=move(self.live.x),
-            targets=tuple(t if t.dtype.kind == "i" else move(t) for t in self.live.targets),
-        )
-        return self.on(live)
+    def moved(self, rng: np.random.Generator, by: float) -> Problem:
+        """Return the problem with the network's parameters, inputs and targets moved by a share `by` of themselves."""
+        return self.on(moved_network(self.live, int(rng.integers(2**32)), by))
 
     def on(self, live: Live) -> LiveProblem:
         """Return the problem of another network, read in the same way."""
@@ -213,6 +213,19 @@ class LiveProblem(Problem):
                 live, x=np.concatenate([live.x, live.x]), targets=tuple(np.concatenate([t, t]) for t in live.targets)
             )
         )
+
+
+@lru_cache(maxsize=4096)
+def moved_network(live: Live, seed: int, by: float) -> Live:
+    """Return the network with its parameters, inputs and targets moved; remembered, as what is measured on it is."""
+    rng = np.random.default_rng(seed)
+    return replace(
+        live,
+        shared=tuple(shaken(array, rng, by) for array in live.shared),
+        heads=tuple(tuple(shaken(array, rng, by) for array in head) for head in live.heads),
+        x=shaken(live.x, rng, by),
+        targets=tuple(t if t.dtype.kind == "i" else shaken(t, rng, by) for t in live.targets),
+    )
 
 
 def live_problem(method: Method, live: Live, layer: str = "all") -> LiveProblem:

@@ -9,7 +9,7 @@ An implementation receives copies: what it does to them is noticed (`Implementat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from mtlref.state import State
 from mtlref.vectors.replay import observables
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Given:
     """What is handed to implementations, by the copy: problems, runs, and their live kinds."""
 
@@ -68,9 +68,9 @@ class Problem(Given):
         """Return the problem as numbers alone."""
         return self
 
-    def moved(self, move: Callable[[Array], Array]) -> Problem:
-        """Return the problem with `move` done to its losses and its Jacobian."""
-        return replace(self, losses=move(self.losses), jacobian=move(self.jacobian))
+    def moved(self, rng: np.random.Generator, by: float) -> Problem:
+        """Return the problem with its losses and its Jacobian moved by a share `by` of themselves."""
+        return replace(self, losses=shaken(self.losses, rng, by), jacobian=shaken(self.jacobian, rng, by))
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,11 @@ def following(problem: Problem, state: State, weights: ArrayLike | None) -> Stat
     if weights is None or not problem.method.lagged:
         return out
     return problem.method.resumed(out, np.asarray(weights, dtype=np.float64))
+
+
+def shaken(array: Array, rng: np.random.Generator, by: float) -> Array:
+    """Return an array with every entry moved by a share `by` of itself, up or down."""
+    return array * (1 + by * rng.choice((-1.0, 1.0), array.shape))
 
 
 # COPIES

@@ -205,6 +205,79 @@ def stale(case: Case, rows: Rows) -> Rows:
     return found
 
 
+def leaking(case: Case, rows: Rows) -> Rows:
+    """The network descends Σ w_i ∇L_i + ∇L_grad: GradNorm's own loss reaches the network, its target a constant."""
+    return [{**row, **leaked(problem, row)} for problem, row in zip(case.steps, rows, strict=False)]
+
+
+def leaked(problem: Any, row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """∇L_grad = c Σ_i sign(G_i − target_i) |w_i| ∇‖J_i‖ with c = 1, or 1/K where L_grad is a mean; ∇‖J_i‖ = ∇²L_i J_i/‖J_i‖."""
+    gap = row["G"] - row["target"]
+    total = float(np.sum(np.abs(gap)))
+    factor = row["L_grad"] / total if total > 0 else 0.0
+    pull = factor * np.sign(gap) * np.abs(row["weights"])
+    change = sum(p * norm_slope(problem, i) for i, p in enumerate(pull))
+    D = row["jacobian"].shape[1]
+    return {"direction": row["direction"] + change[:D], "head_gradients": row["head_gradients"] + change[D:]}
+
+
+def norm_slope(problem: Any, task: int, step: float = 1e-30) -> Array:
+    """Return ∇‖J_i‖ over all parameters, the norm over the columns that the method reads, by a complex step."""
+    parameters = [*problem.live.shared, *(array for head in problem.live.heads for array in head)]
+    row = np.zeros(sum(array.size for array in parameters))
+    D = problem.jacobian.shape[1]
+    row[problem.first : D] = problem.jacobian[task, problem.first :]
+    length = float(np.linalg.norm(row))
+    if length == 0:
+        return row
+    parts = np.split(row / length, np.cumsum([array.size for array in parameters])[:-1])
+    moved = [array + 1j * step * part.reshape(array.shape) for array, part in zip(parameters, parts, strict=True)]
+    return np.asarray(task_gradient(problem.live, moved, task).imag / step)
+
+
+def task_gradient(live: Live, parameters: list[Any], task: int) -> Any:
+    """Return ∇L_i over all parameters, in order, by back-propagation that also holds for complex ones."""
+    layers, (V, c) = parameters[: len(live.shared)], parameters[len(live.shared) + 2 * task :][:2]
+    relu = live.network.activation == "relu"
+    h = [live.x]
+    for W, b in zip(layers[::2], layers[1::2], strict=True):
+        z = h[-1] @ W + b
+        h.append(np.where(z.real > 0, z, 0) if relu else np.tanh(z))
+    up = output_slope(live.kinds[task], h[-1] @ V + c, live.targets[task])
+    own = [h[-1].T @ up, up.sum(axis=0)]
+    up, shared = up @ V.T, []
+    for k in range(len(layers) // 2 - 1, -1, -1):
+        up = up * ((h[k + 1].real > 0) if relu else 1 - h[k + 1] ** 2)
+        shared = [h[k].T @ up, up.sum(axis=0), *shared]
+        up = up @ layers[2 * k].T
+    heads = [np.zeros(array.shape) for array in parameters[len(layers) :]]
+    heads[2 * task : 2 * task + 2] = own
+    return np.concatenate([np.ravel(part) for part in (*shared, *heads)])
+
+
+def output_slope(kind: str, y: Any, target: Any) -> Any:
+    """Return ∂L/∂ŷ of a loss of that kind, a mean over examples and outputs."""
+    if kind == "cross-entropy":
+        e = np.exp(y - np.max(y.real, axis=1, keepdims=True))
+        return (e / e.sum(axis=1, keepdims=True) - np.eye(y.shape[1])[target]) / len(y)
+    return (2 * (y - target) if kind == "mse" else np.sign((y - target).real)) / y.size
+
+
+LOSS_GRAD_LEAKS = Defect(
+    "LossGradLeaks",
+    "LIVE-4",
+    "GradNorm's own loss L_grad reaches the network: it descends ∇L_grad beside the label loss",
+    {"descended": leaking},
+    "gradnorm-pytorch 0.2.3",
+)
+
+
+def of(stem: str, descent: bool = True) -> tuple[Defect, ...]:
+    """Return the defects of live code under the method `stem`, without those of the descent if there is none."""
+    found = DEFECTS + ((LOSS_GRAD_LEAKS,) if stem == "gradnorm" else ())
+    return tuple(defect for defect in found if descent or "measured" in defect.replaces)
+
+
 DEFECTS = (
     Defect(
         "SumForMean",
