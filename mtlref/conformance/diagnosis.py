@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from mtlref.conformance.implementation import AdapterError, Answers, observed_names
-from mtlref.conformance.live import LiveProblem, last_layer_start
+from mtlref.conformance.live import LAYERS, LiveProblem
 from mtlref.conformance.problem import Case, Problem
 from mtlref.conformance.strategies import Kind as CaseKind
 from mtlref.conformance.strategies import Plan, battery
@@ -129,7 +129,7 @@ def candidates(stem: str, plan: Plan, live: bool = False) -> Iterator[Candidate]
     ]
     around = [Candidate(plumbing=(defect,)) for defect in plumbing.of(stem, descent=not plan.live)] if live else []
     if live and not plan.live:
-        chosen.append(Candidate((), "LIVE-C1", (("layer", "last"),)))
+        chosen += [Candidate((), "LIVE-C1", (("layer", layer),)) for layer in LAYERS]
     yield from chosen
     known = list(combinations(stem)) if stem in DEFECTS else []
     alone = [Candidate(defects) for defects in known if len(defects) == 1] + around
@@ -202,11 +202,10 @@ def around(case: Case, candidate: Candidate) -> Case:
 
 
 def replumbed(problem: Problem, plumbing: tuple[Defect, ...], layer: object) -> Problem:
-    """Return a live problem measured with `plumbing`, and read at the last layer alone if `layer` is "last"."""
+    """Return a live problem measured with `plumbing`, and read at another layer if one is given."""
     if not isinstance(problem, LiveProblem):
         return problem
-    first = last_layer_start(problem.live) if layer == "last" else problem.first
-    changed = replace(problem, plumbing=plumbing, first=first)
+    changed = replace(problem, plumbing=plumbing, layer=problem.layer if layer is None else str(layer))
     return changed.on(problem.live)
 
 

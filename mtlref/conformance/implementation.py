@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mtlref.conformance.live import LiveRun, PerTaskGradients
+from mtlref.conformance.live import LAYERS, LiveRun, PerTaskGradients
 from mtlref.conformance.problem import Case, Run, copied, following, same
 from mtlref.contract import Method
 from mtlref.methods import METHODS
-from mtlref.notation import Array, DomainError, MtlrefError
+from mtlref.notation import Array, DomainError, MtlrefError, count
 from mtlref.settings import build
 
 if TYPE_CHECKING:
@@ -48,6 +48,9 @@ SPECIFICATIONS: Mapping[str, type[Method]] = {**METHODS, "jacobian": PerTaskGrad
 
 EVERYWHERE = ("weights", "head_weights", "direction")
 """The observables of every method."""
+
+OWN = ("scale", "order", "layer", "least")
+"""The choices that are the kit's own, not settings of the specification."""
 
 LIVE = ("losses", "jacobian", "head_gradients")
 """The observables of a live run beside them."""
@@ -73,10 +76,10 @@ class Implementation:
 
     `name`: how reports call it. `step`, `run`, `live`: at least one of them. `choices`: the settings of the
     specification that it departs from the defaults in, or holds fixed (`{"reduction": "mean"}`, `{"alpha": 1.5}`), and
-    three of the kit's own: `scale`, a factor on all weights and directions that it reports (a number, "K" or "1/K");
-    for a method that draws, `order`: "given" if it takes the draw, "own" if it makes its own; in a live run, `layer`:
-    "last" if the method reads the gradients of the last shared layer alone, as GradNorm may, "all" otherwise (LIVE-C1).
-    `dtype`: what it computes in.
+    four of the kit's own: `scale`, a factor on all weights and directions that it reports (a number, "K" or "1/K");
+    `least`, the fewest tasks that it takes, 1; for a method that draws, `order`: "given" if it takes the draw, "own" if
+    it makes its own; in a live run, `layer`: whether the method reads the gradients of "all" shared layers, of the
+    "last" one, or of the last one's "matrix", as GradNorm may (LIVE-C1). `dtype`: what it computes in.
     Errors: DomainError for an unknown method, choice or type.
     """
 
@@ -98,13 +101,14 @@ class Implementation:
         if self.dtype not in DTYPES:
             message = f"dtype = {self.dtype!r} is not known; there are: {', '.join(DTYPES)}"
             raise DomainError(message, argument="dtype", value=self.dtype)
-        for choice, options in (("order", ("given", "own")), ("layer", ("all", "last"))):
+        for choice, options in (("order", ("given", "own")), ("layer", LAYERS)):
             value = self.choices.get(choice, options[0])
             if value not in options:
-                message = f"{choice} = {value!r} must be {options[0]!r} or {options[1]!r}"
+                message = f"{choice} = {value!r} must be {' or '.join(map(repr, options))}"
                 raise DomainError(message, argument=choice, value=value)
         self.specification({})
         self.scale(1)
+        _ = self.least
 
     @property
     def eps(self) -> float:
@@ -129,7 +133,12 @@ class Implementation:
 
     def settings(self) -> dict[str, Any]:
         """Return the declared settings of the specification."""
-        return {name: value for name, value in self.choices.items() if name not in ("scale", "order", "layer")}
+        return {name: value for name, value in self.choices.items() if name not in OWN}
+
+    @property
+    def least(self) -> int:
+        """The fewest tasks that it takes."""
+        return count("least", self.choices.get("least", 1))
 
     def specification(self, settings: Mapping[str, Any]) -> Method:
         """Return the specification that it is judged by: with `settings`, except where it declares its own."""

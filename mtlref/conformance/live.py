@@ -155,14 +155,14 @@ def head_descents(h: Array, H: Sequence[Array]) -> Array:
 class LiveProblem(Problem):
     """The problem whose losses and Jacobian are those of `live`; `heads`: the heads' gradients.
 
-    `plumbing`: known defects of the measurement that have been put in; `first`: the first column that the method
-    reads, where it balances the gradients of the last shared layer only.
+    `plumbing`: known defects of the measurement that have been put in; `layer`: which shared layers' gradients the
+    method reads (`columns`).
     """
 
     live: Live = field(kw_only=True)
     heads: tuple[Array, ...] = field(kw_only=True)
     plumbing: tuple[Defect, ...] = field(default=(), kw_only=True)
-    first: int = field(default=0, kw_only=True)
+    layer: str = field(default="all", kw_only=True)
 
     @property
     def asked(self) -> Live:
@@ -177,7 +177,7 @@ class LiveProblem(Problem):
         """Return the specification's own step from `state`, on the columns that the method reads."""
         known = self.with_weights(state)
         more: dict[str, Any] = {} if self.draw is None else {"draw": self.draw}
-        return self.method.step(state, known.losses, known.jacobian[:, known.first :], **more)
+        return self.method.step(state, known.losses, known.jacobian[:, columns(self.live, self.layer)], **more)
 
     def with_weights(self, state: State) -> LiveProblem:
         """Return the problem measured with the weights in use, where known defects of the measurement may read them."""
@@ -229,17 +229,21 @@ def moved_network(live: Live, seed: int, by: float) -> Live:
 
 
 def live_problem(method: Method, live: Live, layer: str = "all") -> LiveProblem:
-    """Return the problem of a network; `layer`: "all", or "last" if the method reads the last shared layer's alone."""
+    """Return the problem of a network, of which the method reads `layer`."""
     found = measured(live)
     batches = found.losses[None] if method.cadence == "epoch" else None
-    first = last_layer_start(live) if layer == "last" else 0
-    values: dict[str, Any] = {"live": live, "heads": found.heads, "first": first}
+    values: dict[str, Any] = {"live": live, "heads": found.heads, "layer": layer}
     return LiveProblem(method, found.losses, found.jacobian, live.draw, batches, **values)
 
 
-def last_layer_start(live: Live) -> int:
-    """LIVE-C1: return the first column of the last shared layer."""
-    return sum(array.size for array in live.shared[:-2])
+LAYERS = ("all", "last", "matrix")
+"""Whose gradients a method reads: those of all shared layers, of the last one, of the last one's matrix (LIVE-C1)."""
+
+
+def columns(live: Live, layer: str) -> slice:
+    """Return the columns of the Jacobian that a method reads."""
+    start = sum(array.size for array in live.shared[:-2])
+    return {"all": slice(None), "last": slice(start, None), "matrix": slice(start, start + live.shared[-2].size)}[layer]
 
 
 def plumbed(found: Measured, live: Live, plumbing: Sequence[Defect]) -> Measured:

@@ -213,7 +213,7 @@ def cases(plan: Plan, impl: Implementation, kind: Kind) -> SearchStrategy[Case]:
     """Return the strategy of the cases that `plan` wants for `impl`."""
     from hypothesis import strategies as st
 
-    sizes = [K for K in plan.tasks if plan.most is None or not impl.own_order or K <= plan.most]
+    sizes = sizes_of(plan, impl)
     if plan.live or kind == "live":
         sizes = [K for K in sizes if K in LIVE_TASKS]
         return live_cases(plan, impl, kind, sizes)
@@ -237,6 +237,12 @@ def cases(plan: Plan, impl: Implementation, kind: Kind) -> SearchStrategy[Case]:
     )
 
 
+def sizes_of(plan: Plan, impl: Implementation) -> list[int]:
+    """Return the numbers of tasks that `plan` wants and `impl` takes."""
+    most = plan.most if impl.own_order else None
+    return [K for K in plan.tasks if K >= impl.least and (most is None or K <= most)]
+
+
 def live_cases(plan: Plan, impl: Implementation, kind: Kind, sizes: Sequence[int]) -> SearchStrategy[Case]:
     """Return the strategy of the live cases."""
     from hypothesis import strategies as st
@@ -253,7 +259,7 @@ def live_cases(plan: Plan, impl: Implementation, kind: Kind, sizes: Sequence[int
 def battery(plan: Plan, impl: Implementation, kind: Kind, size: int = 24) -> list[Case]:
     """Return `size` fixed cases, the same on every day, which go through the structures of `plan` in turn."""
     found: list[Case] = []
-    sizes = [K for K in plan.tasks if plan.most is None or not impl.own_order or K <= plan.most]
+    sizes = sizes_of(plan, impl)
     for seed in range(10 * size):
         if len(found) == size:
             break

@@ -35,7 +35,9 @@ def found(impl: Implementation) -> Iterator[Case]:
             continue
         for test in group["tests"]:
             if test["result"] == "valid" and inside(test["input"]):
-                yield case_of(method, group["type"], test)
+                case = case_of(method, group["type"], test)
+                if case.n_tasks >= impl.least:
+                    yield case
 
 
 def case_of(method: Method, kind: str, test: Mapping[str, Any]) -> Case:

@@ -223,10 +223,13 @@ def leaked(problem: Any, row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def norm_slope(problem: Any, task: int, step: float = 1e-30) -> Array:
     """Return ∇‖J_i‖ over all parameters, the norm over the columns that the method reads, by a complex step."""
+    from mtlref.conformance.live import columns
+
     parameters = [*problem.live.shared, *(array for head in problem.live.heads for array in head)]
     row = np.zeros(sum(array.size for array in parameters))
     D = problem.jacobian.shape[1]
-    row[problem.first : D] = problem.jacobian[task, problem.first :]
+    read = columns(problem.live, problem.layer)
+    row[:D][read] = problem.jacobian[task, read]
     length = float(np.linalg.norm(row))
     if length == 0:
         return row
