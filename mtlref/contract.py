@@ -100,6 +100,15 @@ class Method(ABC):
         """Return `state` as it would be had it led to `weights` being in use; as it is, if it cannot say."""
         return state
 
+    def followed(self, state: State, terms: Mapping[str, ArrayLike]) -> State:
+        """Return the `state` after a step as it would be had that step given `terms`; what they leave out, stays.
+
+        Here `w_next` counts, if the method is lagged.
+        """
+        if not self.lagged or "w_next" not in terms:
+            return state
+        return self.resumed(state, np.asarray(terms["w_next"], dtype=np.float64))
+
 
 S = TypeVar("S", bound=State)
 

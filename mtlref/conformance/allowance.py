@@ -11,13 +11,13 @@ side is right, and the case decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 
-from mtlref.conformance.problem import Problem, shaken
+from mtlref.conformance.problem import Problem, following, shaken
 from mtlref.notation import Array, MtlrefError
 from mtlref.state import State
 
@@ -37,22 +37,38 @@ def plain(expected: Array, eps: float) -> float:
     return ROUNDINGS * eps * float(np.max(np.abs(expected), initial=0.0))
 
 
-def spread(problem: Problem, state: State, eps: float) -> dict[str, Array]:
-    """Return, for every observable, how far rounding of the inputs moves it.
+def spread(
+    problem: Problem, state: State, eps: float, before: Sequence[tuple[Problem, Mapping[str, Any]]] = ()
+) -> dict[str, Array]:
+    """Return, for every observable of a step, how far rounding of the inputs moves it.
 
-    Moves that leave the method's domain are left out.
+    Of a run, `before` holds the problems before it, with what was answered to each, and `state` comes before the
+    first of them: what a method remembers carries their rounding along. Moves that leave the domain are left out.
     """
     rng = np.random.default_rng(0)
-    centre = answer(problem, state)
+    centre = walked(problem, state, before, rng, 0.0)
     widest = {name: np.zeros(np.shape(value)) for name, value in centre.items()}
     for _ in range(SAMPLES):
         try:
-            found = answer(moved_problem(problem, rng, ROUNDINGS * eps), moved(state, rng, ROUNDINGS * eps))
+            found = walked(problem, state, before, rng, ROUNDINGS * eps)
         except MtlrefError:
             continue
         for name, value in found.items():
             widest[name] = np.maximum(widest[name], np.abs(value - centre[name]))
     return {name: SAFETY * value for name, value in widest.items()}
+
+
+def walked(
+    problem: Problem,
+    state: State,
+    before: Sequence[tuple[Problem, Mapping[str, Any]]],
+    rng: np.random.Generator,
+    by: float,
+) -> Mapping[str, Any]:
+    """Return the observables of a step after those `before` it, all inputs and states on the way moved by `by`."""
+    for earlier, answered in before:
+        state = following(moved_problem(earlier, rng, by), moved(state, rng, by), answered)
+    return answer(moved_problem(problem, rng, by), moved(state, rng, by))
 
 
 def answer(problem: Problem, state: State) -> Mapping[str, Any]:

@@ -74,6 +74,18 @@ def answering(stem: str, tag: str) -> Check:
     return Check(f"check_{stem}_answers_every_problem", tag, statement, (), "step", None, body, answers=True)
 
 
+def replaying(stem: str, tag: str) -> Check:
+    """Return the check that a run which is asked for again, others between, starts where it started before."""
+
+    def body(trial: Trial) -> None:
+        if trial.case.injected:
+            raise Undecided
+        trial.repeats()
+
+    statement = f"{tag}: a run asked for again begins at the method's own start, and gives the same."
+    return Check(f"check_{stem}_replays_its_runs", tag, statement, (), "run", None, body, answers=True)
+
+
 def run_check(check: Check, answers: Answers, given: Sequence[Case]) -> int:
     """Put a check to the given cases; return how many had something to say.
 
@@ -143,4 +155,3 @@ def applicable(check: Check, impl: Implementation, given: frozenset[str]) -> Non
         raise Skipped(f"{impl.name} gives no {', '.join(missing)}")
     if check.only is not None and (check.only == "own") != impl.own_order:
         raise Skipped(f"for implementations with order = {check.only!r}")
-

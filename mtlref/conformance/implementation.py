@@ -182,9 +182,13 @@ class Answers:
 
     def fresh(self, case: Case) -> list[dict[str, Array]]:
         """Return the observables of each step, asked for anew. Errors: AdapterError."""
-        answer = self._run(case) if self._lives(case) or self._runs(case) else self._steps(case)
+        return self._run(case) if self._lives(case) or self._runs(case) else self._steps(case)
+
+    def row(self, case: Case, values: Mapping[str, Any]) -> dict[str, Array]:
+        """Return the observables of one step as arrays, in the specification's scale. Errors: AdapterError."""
         factor = self.impl.scale(case.n_tasks)
-        return [{name: value / factor if name in SCALED else value for name, value in row.items()} for row in answer]
+        known = {name: numeric(name, value) for name, value in values.items()}
+        return {name: value / factor if name in SCALED else value for name, value in known.items()}
 
     def _lives(self, case: Case) -> bool:
         """Whether the case is put to `live`. Errors: AdapterError if there is nothing else, and it has no network."""
@@ -210,9 +214,7 @@ class Answers:
             if len(values) != len(case.steps):
                 message = f"{door} gives {len(values)} values of {name} for {len(case.steps)} steps"
                 raise AdapterError("shape", message)
-        return [
-            {name: numeric(name, values[t]) for name, values in columns.items()} for t in range(len(case.steps))
-        ]
+        return [self.row(case, {name: values[t] for name, values in columns.items()}) for t in range(len(case.steps))]
 
     def _steps(self, case: Case) -> list[dict[str, Array]]:
         rows: list[dict[str, Array]] = []
@@ -220,11 +222,11 @@ class Answers:
         for t, problem in enumerate(case.steps):
             if t:
                 try:
-                    state = following(case.steps[t - 1], state, rows[-1].get("w_next"))
+                    state = following(case.steps[t - 1], state, rows[-1])
                 except MtlrefError:  # its own weights lead where the specification cannot follow: judged up to here
                     break
             found = mapping(self.called(self.impl.step, problem.asked, state), "step")
-            rows.append({name: numeric(name, value) for name, value in found.items()})
+            rows.append(self.row(case, found))
         return rows
 
     def called(self, function: Callable[..., Any] | None, *arguments: Any) -> Any:

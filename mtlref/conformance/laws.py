@@ -18,7 +18,7 @@ def permuted(case: Case) -> tuple[Case, NDArray[np.intp]]:
 
     A draw's rows move with their tasks, and its entries name the same tasks as before.
     """
-    order = np.roll(np.arange(case.n_tasks), 1)
+    order = np.arange(case.n_tasks)[::-1].copy()
     place = np.argsort(order)
     steps = tuple(
         replace(

@@ -129,15 +129,12 @@ class Case:
         return replace(self, steps=steps, expected=None)
 
 
-def following(problem: Problem, state: State, weights: ArrayLike | None) -> State:
-    """Return the state after a step, with the `weights` that somebody else had made for the next one, if any.
+def following(problem: Problem, state: State, terms: Mapping[str, ArrayLike]) -> State:
+    """Return the state after a step, with the weights that somebody else had made for the next one, if `terms` has them.
 
     So each step is judged on its own: rounding does not add up, and a fault is found where it happens.
     """
-    out = problem.step(state).state
-    if weights is None or not problem.method.lagged:
-        return out
-    return problem.method.resumed(out, np.asarray(weights, dtype=np.float64))
+    return problem.method.followed(problem.step(state).state, terms)
 
 
 def shaken(array: Array, rng: np.random.Generator, by: float) -> Array:

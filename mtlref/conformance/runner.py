@@ -52,7 +52,7 @@ class Session:
     @cached_property
     def vectors(self) -> tuple[Case, ...]:
         """The golden vectors that its choices do not contradict."""
-        return vector_cases(self.impl)
+        return vector_cases(self.impl, self.plan)
 
     @cached_property
     def diagnosis(self) -> Diagnosis:

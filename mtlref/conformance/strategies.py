@@ -126,11 +126,17 @@ def with_zero(rng: Rng, K: int, T: int) -> Array:
     return L
 
 
+def steady(rng: Rng, K: int, T: int) -> Array:
+    """Losses that vary by a ten-thousandth: what is small is not rounding, and no guard may hide it."""
+    return np.exp(rng.uniform(-1, 1, K)) * (1 + 1e-4 * rng.standard_normal((T, K)))
+
+
 LOSSES: Mapping[str, Callable[[Rng, int, int], Array]] = {
     "falling": falling,
     "far from 1": far_from_one,
     "rising": rising,
     "with a zero": with_zero,
+    "steady": steady,
 }
 """How the losses go."""
 
@@ -149,6 +155,26 @@ class Shape:
     losses: str
     before: int
     """Steps that the specification has taken before an injected state."""
+
+
+def settled(settings: Mapping[str, Any], K: int) -> dict[str, Any]:
+    """Return the settings for K tasks: a value that is a function is called with K."""
+    return {name: value(K) if callable(value) else value for name, value in settings.items()}
+
+
+def sizes(plan: Plan, impl: Implementation) -> list[int]:
+    """Return the numbers of tasks that `plan` wants, without those that an implementation does not take."""
+    most = plan.most if impl.own_order else None
+    return [K for K in plan.tasks if K >= impl.least and (most is None or K <= most) and fits(impl, K)]
+
+
+def fits(impl: Implementation, K: int) -> bool:
+    """Return whether the declared choices have a place for K tasks."""
+    try:
+        impl.specification({}).init(K)
+    except MtlrefError:
+        return False
+    return True
 
 
 def make(method: Method, shape: Shape, seed: int, kind: Kind, label: str = "") -> Case | None:
@@ -202,9 +228,9 @@ def problem(method: Method, shape: Shape, rng: Rng, losses: Array, whole: bool) 
 
 def reweighted(method: Method, state: State, rng: Rng) -> State:
     """Return the state with other weights in use, of the same sum; a method that is not lagged keeps its own."""
-    if not method.lagged:
-        return state
     w = weights_of(state)
+    if not method.lagged or not w.any():
+        return state
     other = w * np.exp(rng.uniform(-0.7, 0.7, len(w)))
     return method.resumed(state, other * (np.sum(w) / np.sum(other)))
 
@@ -213,14 +239,12 @@ def cases(plan: Plan, impl: Implementation, kind: Kind) -> SearchStrategy[Case]:
     """Return the strategy of the cases that `plan` wants for `impl`."""
     from hypothesis import strategies as st
 
-    sizes = sizes_of(plan, impl)
     if plan.live or kind == "live":
-        sizes = [K for K in sizes if K in LIVE_TASKS]
-        return live_cases(plan, impl, kind, sizes)
+        return live_cases(plan, impl, kind)
     shapes = st.builds(
         Shape,
         settings=st.sampled_from(plan.settings),
-        K=st.sampled_from(sizes),
+        K=st.sampled_from(sizes(plan, impl)),
         D=st.sampled_from(plan.dimensions),
         gradients=st.sampled_from(plan.gradients),
         losses=st.sampled_from(plan.losses),
@@ -228,7 +252,7 @@ def cases(plan: Plan, impl: Implementation, kind: Kind) -> SearchStrategy[Case]:
     )
     return (
         st.builds(
-            lambda shape, seed: make(impl.specification(shape.settings), shape, seed, kind),
+            lambda shape, seed: make(impl.specification(settled(shape.settings, shape.K)), shape, seed, kind),
             shapes,
             st.integers(0, 2**32 - 1),
         )
@@ -237,20 +261,14 @@ def cases(plan: Plan, impl: Implementation, kind: Kind) -> SearchStrategy[Case]:
     )
 
 
-def sizes_of(plan: Plan, impl: Implementation) -> list[int]:
-    """Return the numbers of tasks that `plan` wants and `impl` takes."""
-    most = plan.most if impl.own_order else None
-    return [K for K in plan.tasks if K >= impl.least and (most is None or K <= most)]
-
-
-def live_cases(plan: Plan, impl: Implementation, kind: Kind, sizes: Sequence[int]) -> SearchStrategy[Case]:
+def live_cases(plan: Plan, impl: Implementation, kind: Kind) -> SearchStrategy[Case]:
     """Return the strategy of the live cases."""
     from hypothesis import strategies as st
 
     drawn = st.builds(
-        lambda settings, K, seed: make_live(impl.specification(settings), K, seed, kind, impl.layer),
+        lambda settings, K, seed: make_live(impl.specification(settled(settings, K)), K, seed, kind, impl.layer),
         st.sampled_from(plan.settings),
-        st.sampled_from(sizes),
+        st.sampled_from([K for K in sizes(plan, impl) if K in LIVE_TASKS]),
         st.integers(0, 2**32 - 1),
     )
     return drawn.filter(lambda case: case is not None).map(lambda case: case)
@@ -259,7 +277,7 @@ def live_cases(plan: Plan, impl: Implementation, kind: Kind, sizes: Sequence[int
 def battery(plan: Plan, impl: Implementation, kind: Kind, size: int = 24) -> list[Case]:
     """Return `size` fixed cases, the same on every day, which go through the structures of `plan` in turn."""
     found: list[Case] = []
-    sizes = sizes_of(plan, impl)
+    tasks = sizes(plan, impl)
     for seed in range(10 * size):
         if len(found) == size:
             break
@@ -270,15 +288,17 @@ def battery(plan: Plan, impl: Implementation, kind: Kind, size: int = 24) -> lis
 
         shape = Shape(
             pick(plan.settings),
-            pick([K for K in sizes if K > 2] or sizes),
+            pick([K for K in tasks if K > 2] or tasks),
             pick(plan.dimensions),
             pick(plan.gradients),
             pick(plan.losses),
             0 if kind == "run" else int(rng.integers(4)),
         )
-        method, name = impl.specification(shape.settings), f"battery {kind} {seed}"
+        method = impl.specification(settled(shape.settings, shape.K))
+        name = f"battery {kind} {seed}"
         if plan.live or kind == "live":
-            case = make_live(method, (3, 4)[seed % 2], seed, kind, impl.layer, name)
+            K = max(impl.least, (3, 4)[seed % 2])
+            case = make_live(impl.specification(settled(shape.settings, K)), K, seed, kind, impl.layer, name)
         else:
             case = make(method, shape, seed, kind, label=name)
         if case is not None:
@@ -290,9 +310,10 @@ def battery(plan: Plan, impl: Implementation, kind: Kind, size: int = 24) -> lis
 class Plan:
     """What the checks of a method are put to.
 
-    `mandatory`: the observable without which nothing can be said; `settings`: the hyper-parameters that cases vary;
-    `choices`: for the diagnosis, other values of the choice points, by their tag; `most`: the most tasks for an
-    implementation that draws its own orders, whose outcomes are all enumerated; `live`: its steps are networks, too.
+    `mandatory`: the observable without which nothing can be said; `settings`: the hyper-parameters that cases vary, a
+    function of K where they have an entry a task; all others are as declared, or at their defaults; `choices`: for the
+    diagnosis, other values of the choice points, by their tag; `most`: the most tasks for an implementation that draws
+    its own orders, whose outcomes are all enumerated; `live`: its steps are networks, too.
     """
 
     mandatory: str

@@ -68,8 +68,7 @@ class Trial:
         found = [self.case.state]
         for t, problem in enumerate(self.case.steps[: len(self.got) - 1]):
             try:
-                w_next = self.got[t].get("w_next", self.got[t + 1].get("weights"))
-                found.append(following(problem, found[-1], w_next))
+                found.append(following(problem, found[-1], self.got[t]))
             except MtlrefError:
                 break
         return found
@@ -144,7 +143,8 @@ class Trial:
 
     def spreads(self, t: int) -> dict[str, Array]:
         """Return how far rounding of the inputs moves each observable of step t."""
-        return spread(self.case.steps[t], self.states[t], self.answers.impl.eps)
+        before = tuple(zip(self.case.steps[:t], self.got, strict=False))
+        return spread(self.case.steps[t], self.states[0], self.answers.impl.eps, before)
 
     def on(self, case: Case) -> Trial:
         """Return the trial of another case with the same implementation. Errors: Undecided if it has no answer."""
@@ -159,5 +159,3 @@ def within(got: Array, expected: Array, allowed: Array) -> bool:
     """Return whether every entry of `got` is a number within `allowed` of the expected one."""
     with np.errstate(invalid="ignore"):
         return bool(np.all(np.abs(got - expected) <= allowed))
-
-

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from mtlref.conformance.implementation import Implementation
 from mtlref.conformance.problem import Case, Problem
+from mtlref.conformance.strategies import Plan
 from mtlref.contract import Method
 from mtlref.notation import MtlrefError
-from mtlref.settings import build, hyper_parameters
+from mtlref.settings import build
 from mtlref.vectors import load, stems
 from mtlref.vectors.replay import numbers, state_of
 
@@ -19,19 +20,19 @@ RANGE = (1e-100, 1e100)
 """Numbers outside are left to the vectors' own readers: their squares leave float64, and not to mind is no mistake."""
 
 
-def vector_cases(impl: Implementation) -> tuple[Case, ...]:
-    """Return the valid vectors whose parameters the implementation's declared choices do not contradict."""
-    return tuple(found(impl)) if impl.method in stems() else ()
+def vector_cases(impl: Implementation, plan: Plan) -> tuple[Case, ...]:
+    """Return the valid vectors whose parameters, but for those that the plan varies, are what the implementation has."""
+    return tuple(found(impl, {name for given in plan.settings for name in given})) if impl.method in stems() else ()
 
 
-def found(impl: Implementation) -> Iterator[Case]:
+def found(impl: Implementation, varied: Collection[str]) -> Iterator[Case]:
     """Yield the cases, in the order of the file."""
     for group in load(impl.method)["groups"]:
         try:
             method = build(impl.method, numbers(group["parameters"]))
         except MtlrefError:
             continue
-        if method != impl.specification({name: getattr(method, name) for name in hyper_parameters(method)}):
+        if method != impl.specification({name: getattr(method, name) for name in varied}):
             continue
         for test in group["tests"]:
             if test["result"] == "valid" and inside(test["input"]):

@@ -1,0 +1,126 @@
+"""The blame matrix: every defect fails a check, every check fails for a defect, the diagnosis names exactly the defect."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+from mtlref.conformance import Implementation
+from mtlref.conformance.diagnosis import diagnose
+from mtlref.conformance.runner import session
+from mtlref.defects import DEFECTS, combinations
+from tests.conformance.variants import DECLARED, SHOWS, STEMS, failed, implementation, judged
+
+ALL = [(stem, defect.name) for stem in STEMS for defect in DEFECTS[stem]]
+
+BY_HAND = {
+    "answers_every_problem": "a method with a defect answers: the check wants one that crashes, below",
+    "replays_its_runs": "a method with a defect starts anew: the check wants one that does not, below",
+    "ignores_evaluations": "extra steps are no replaced equation: the check wants one that makes them, below",
+}
+"""The checks that no listed defect has to fail, and why."""
+
+ALIKE = {}
+"""Defects that no observable tells apart, by method: sets of names, each with the reason."""
+
+
+def named(stem, *names):
+    """The defects of these names."""
+    return tuple(defect for defect in DEFECTS[stem] if defect.name in names)
+
+
+@cache
+def outcome(stem, name):
+    """The session of a defect, and the names of the checks that it fails."""
+    with np.errstate(all="ignore"):
+        found, results = judged(implementation(stem, named(stem, name), SHOWS.get((stem, name))))
+        return found, {check for check, result in results.items() if result.status == "failed"}
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_the_specification_passes(stem):
+    for choices in DECLARED.get(stem, ({},)):
+        _, results = judged(implementation(stem, (), choices))
+        assert {result.status for result in results.values()} <= {"passed", "skipped"}, choices
+
+
+@pytest.mark.parametrize(("stem", "name"), ALL)
+def test_a_defect_fails_a_check_and_is_named(stem, name):
+    found, checks = outcome(stem, name)
+    assert checks
+    with np.errstate(all="ignore"):
+        diagnosis = found.diagnosis
+    names = {candidate.name for candidate in diagnosis.candidates}
+    alike = next((group for group, _ in ALIKE.get(stem, ()) if name in group), {name})
+    assert names == {f"{defect.name} [{defect.equation}]" for defect in named(stem, *alike)}, diagnosis.text
+    assert diagnosis.kind == ("defects" if len(alike) == 1 else "ambiguous")
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_a_check_is_failed_by_a_defect(stem):
+    checks = {check.name for check in session(implementation(stem)).checks}
+    failing = {check for defect in DEFECTS[stem] for check in outcome(stem, defect.name)[1]}
+    assert {check.removeprefix(f"check_{stem}_") for check in checks - failing} <= set(BY_HAND)
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_pairs_of_defects_are_named(stem):
+    pairs = [pair for pair in combinations(stem, 2) if len(pair) == 2]
+    chosen = [pairs[i] for i in np.random.default_rng(1).permutation(len(pairs))[:4]]
+    told = 0
+    for pair in chosen:
+        declared = [SHOWS[stem, defect.name] for defect in pair if (stem, defect.name) in SHOWS]
+        if len(declared) == 2 and declared[0] != declared[1]:
+            continue
+        with np.errstate(all="ignore"):
+            found = session(implementation(stem, pair, *declared[:1]))
+            diagnosis = diagnose(found.answers, found.plan)
+        names = [{defect.name for defect in candidate.defects} for candidate in diagnosis.candidates]
+        assert {defect.name for defect in pair} in names, (pair[0].name, pair[1].name, diagnosis.text)
+        told += diagnosis.kind == "defects"
+    assert told == 0 if not pairs else told > len(chosen) / 2
+
+
+# BY HAND
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_an_implementation_that_crashes_is_told_so(stem):
+    spec = implementation(stem)
+
+    def step(problem, state):
+        if problem.n_tasks == 2:
+            raise IndexError("two tasks are too few")
+        return spec.step(problem, state)
+
+    _, results = judged(Implementation(stem, name="crashes", step=step, run=spec.run))
+    assert results[f"check_{stem}_answers_every_problem"].status == "failed"
+    assert "IndexError: two tasks are too few" in results[f"check_{stem}_answers_every_problem"].message
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_a_run_that_remembers_the_run_before_is_told_so(stem):
+    spec, calls = implementation(stem), []
+
+    def run(problems):
+        calls.append(problems)
+        found = spec.run(problems)
+        return {name: [np.asarray(value) + len(calls) for value in rows] for name, rows in found.items()}
+
+    _, results = judged(Implementation(stem, name="remembers", step=spec.step, run=run))
+    assert results[f"check_{stem}_replays_its_runs"].status == "failed"
+
+
+def test_statistics_that_take_evaluations_for_steps_fail():
+    def run(problems):
+        method = problems.method
+        state, weights = method.init(problems.n_tasks), []
+        for problem in problems:
+            out = method.step(state, problem.losses)
+            weights.append(out.weights)
+            state = out.state if problem.evaluation is None else method.step(out.state, problem.evaluation).state
+        return {"weights": weights}
+
+    assert "check_cov_ignores_evaluations" in failed(Implementation("cov", name="evaluates", run=run))
