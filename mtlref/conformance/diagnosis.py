@@ -128,7 +128,7 @@ def asked(answers: Answers, plan: Plan) -> list[Case]:
 
 
 def candidates(stem: str, plan: Plan, live: bool = False) -> Iterator[Candidate]:
-    """Yield the choices, the single defects, then the pairs, a choice beside a defect among them.
+    """Yield the choices, the single defects, then the pairs, a choice beside a defect among them, then three defects.
 
     `live`: those of the code around the method, too.
     """
@@ -141,7 +141,7 @@ def candidates(stem: str, plan: Plan, live: bool = False) -> Iterator[Candidate]
     if live and not plan.live:
         chosen += [Candidate((), "LIVE-C1", (("layer", layer),)) for layer in LAYERS]
     yield from chosen
-    known = list(combinations(stem)) if stem in DEFECTS else []
+    known = list(combinations(stem, 3)) if stem in DEFECTS else []
     alone = [Candidate(defects) for defects in known if len(defects) == 1] + around
     yield from alone
     yield from (Candidate(defects) for defects in known if len(defects) == 2)
@@ -153,16 +153,22 @@ def candidates(stem: str, plan: Plan, live: bool = False) -> Iterator[Candidate]
     for one in alone:
         for choice in chosen:
             yield replace(choice, defects=one.defects, plumbing=one.plumbing)
+    yield from (Candidate(defects) for defects in known if len(defects) == 3)
 
 
 def behind(answers: Answers, plan: Plan, cases: Sequence[Case]) -> list[Candidate]:
-    """Return the candidates of a method with two departures and a descent of its own with a third, if the cases are live.
+    """Return the candidates of a method with several departures and a descent with one more, if the cases are live.
 
     What the network descends says nothing of the method: the method's departures are found without it, then its own.
     """
     if plan.live or not any(case.live for case in cases):
         return []
-    inner = [c for c in candidates(answers.impl.method, plan) if c.size == 2 and fits(answers, cases, c, blind=True)]
+    inner: list[Candidate] = []
+    for candidate in candidates(answers.impl.method, plan):
+        if inner and candidate.size > inner[0].size:
+            break
+        if candidate.size > 1 and fits(answers, cases, candidate, blind=True):
+            inner.append(candidate)
     outer = [defect for defect in plumbing.of(answers.impl.method) if "descended" in defect.replaces]
     both = [replace(one, plumbing=(defect,)) for one in inner for defect in outer]
     return [candidate for candidate in both if fits(answers, cases, candidate)]
