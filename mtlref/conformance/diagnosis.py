@@ -161,7 +161,8 @@ def behind(answers: Answers, plan: Plan, cases: Sequence[Case]) -> list[Candidat
 
     What the network descends says nothing of the method: the method's departures are found without it, then its own.
     """
-    if plan.live or not any(case.live for case in cases):
+    live = [case for case in cases if case.live]
+    if plan.live or not any(name in answers.observe(case)[0] for case in live for name in judged(case, blind=True)):
         return []
     inner: list[Candidate] = []
     for candidate in candidates(answers.impl.method, plan):
@@ -186,21 +187,27 @@ def fits(answers: Answers, cases: Sequence[Case], candidate: Candidate, blind: b
 
 
 def grossly_off(answers: Answers, case: Case, candidate: Candidate, blind: bool = False) -> bool:
-    """Return whether the case is off by more than any rounding explains, but for a jump: in one case that may be."""
+    """Return whether the case is off by more than any rounding explains, but for a jump: in one case that may be.
+
+    Its first step is looked at first: most candidates are seen to be off there.
+    """
     gross = max(GROSS, 2 * ROUNDINGS * answers.impl.eps)
     names = judged(case, blind)
     try:
         with np.errstate(all="ignore"):
-            trial = under(answers, case, candidate)
-            return len(trial.expected) < len(trial.got) or any(
-                np.shape(value) != np.shape(got[name])
-                or not within(got[name], value, np.asarray(gross * np.max(np.abs(value), initial=0.0)))
-                for got, row in zip(trial.got, trial.expected, strict=False)
-                for name, value in row.items()
-                if name in got and name in names
-            )
+            for steps in sorted({1, len(case.steps)}):
+                trial = under(answers, case, candidate, steps)
+                if len(trial.expected) < len(trial.got) or any(
+                    np.shape(value) != np.shape(got[name])
+                    or not within(got[name], value, np.asarray(gross * np.max(np.abs(value), initial=0.0)))
+                    for got, row in zip(trial.got, trial.expected, strict=False)
+                    for name, value in row.items()
+                    if name in got and name in names
+                ):
+                    return True
     except FAULTS:
         return True
+    return False
 
 
 def judged(case: Case, blind: bool) -> tuple[str, ...]:
@@ -227,13 +234,17 @@ def first_departure(answers: Answers, case: Case, candidate: Candidate, blind: b
     return None
 
 
-def under(answers: Answers, case: Case, candidate: Candidate) -> Trial:
-    """Return the trial of a case, with what the implementation answered, beside what the candidate says of it."""
+def under(answers: Answers, case: Case, candidate: Candidate, steps: int | None = None) -> Trial:
+    """Return the trial of a case, with what the implementation answered, beside what the candidate says of it.
+
+    `steps`: of its first steps alone, if given.
+    """
     method = changed(answers, case.method, candidate)
     start = method.init(case.n_tasks)
     state = adapted(case.state, start) if case.injected else start
-    trial = Trial(answers, around(replace(case.under(method), state=state), candidate))
-    trial.__dict__["got"] = answers.observe(case)
+    first = replace(case, steps=case.steps[:steps])
+    trial = Trial(answers, around(replace(first.under(method), state=state), candidate))
+    trial.__dict__["got"] = answers.observe(case)[:steps]
     return trial
 
 

@@ -303,15 +303,18 @@ PACE = 0.15
 
 
 def train(method: Method, rng: np.random.Generator, K: int, steps: int, weights: bool) -> list[Live] | None:
-    """Return `steps` training steps of a network of K tasks; None where one of them is too near to a kink."""
+    """Return `steps` training steps of a network of K tasks.
+
+    None where one of them is too near to a kink, or its relus let no gradient of a task through.
+    """
     live = network(method, rng, K)
     found = []
     for _ in range(steps):
         live = with_batch(live, rng, weights)
-        if nearest_kink(live) < MARGIN:
+        J = backward(live)[1]
+        if nearest_kink(live) < MARGIN or not np.all(task_gradients(J, live.shared).any(axis=1)):
             return None
         found.append(live)
-        J = backward(live)[1]
         live = stepped(live, PACE * np.sum(J, axis=0) / np.linalg.norm(np.sum(J, axis=0)))
     return found
 
@@ -321,7 +324,7 @@ def network(method: Method, rng: np.random.Generator, K: int) -> Live:
     kinds = tuple(str(kind) for kind in rng.choice(list(LOSSES), K))
     outputs = tuple(int(rng.integers(3, 5) if kind == "cross-entropy" else rng.integers(1, 4)) for kind in kinds)
     activation = "tanh" if rng.random() < 0.7 else "relu"
-    sizes = SharedTrunk(int(rng.integers(3, 5)), (5, int(rng.integers(2, 4))), outputs, activation)  # type: ignore[arg-type]
+    sizes = SharedTrunk(int(rng.integers(3, 5)), (5, 2), outputs, activation)  # type: ignore[arg-type]
     start = sizes.init(rng)
     shared = tuple(array + 0.3 * rng.standard_normal(array.shape) for array in start.shared)
     heads = tuple(tuple(array + 0.3 * rng.standard_normal(array.shape) for array in head) for head in start.heads)

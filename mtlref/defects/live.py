@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mtlref.defects import DEFECTS as METHODS_OWN
 from mtlref.defects.defect import Defect
 from mtlref.notation import Array
 
@@ -276,9 +277,13 @@ LOSS_GRAD_LEAKS = Defect(
 
 
 def of(stem: str, descent: bool = True) -> tuple[Defect, ...]:
-    """Return the defects of live code under the method `stem`, without those of the descent if there is none."""
+    """Return the defects of live code under the method `stem`, without those of the descent if there is none.
+
+    One that the method's own defects have by the same name, heads without weights for one, is left to them.
+    """
     found = DEFECTS + ((LOSS_GRAD_LEAKS,) if stem == "gradnorm" else ())
-    return tuple(defect for defect in found if descent or "measured" in defect.replaces)
+    own = {defect.name for defect in METHODS_OWN.get(stem, ())}
+    return tuple(d for d in found if d.name not in own and (descent or "measured" in d.replaces))
 
 
 DEFECTS = (
