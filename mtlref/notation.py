@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 """A float64 array. Shapes are written in docstrings: K tasks, D shared parameters."""
 
-TAG = re.compile(r"(?:AD|NN|OPT|QP|EQ|GN|PELTR|PCG|UW|DWA|COV|HMOE|MMOE|COMB|FIX|MTL)-[CE]?\d+")
+TAG = re.compile(r"(?:AD|NN|OPT|QP|EQ|GN|PELTR|PCG|UW|DWA|COV|HMOE|MMOE|COMB|FIX|LIVE|MTL)-[CE]?\d+")
 """What a tag looks like: an equation `GN-3`, a choice point `GN-C1`, an erratum `DWA-E1`."""
 
 EQUATIONS: dict[str, Callable[..., Any]] = {}

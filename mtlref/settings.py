@@ -24,15 +24,17 @@ UNSET = {"optimiser": "SGD(lr)"}
 """What a hyper-parameter that is None stands for."""
 
 
-def build(stem: str, settings: Mapping[str, object]) -> Method:
+def build(stem: str, settings: Mapping[str, object], methods: Mapping[str, type[Method]] = METHODS) -> Method:
     """Return the method `stem` with `settings`; what they leave out has the class's default.
+
+    `methods`: stem → class, the weighting methods unless something else is meant.
 
     Errors: DomainError for an unknown method, setting or optimiser, or a value out of range.
     """
-    if stem not in METHODS:
-        message = f"method = {stem!r} is not known; there are: {', '.join(METHODS)}"
+    if stem not in methods:
+        message = f"method = {stem!r} is not known; there are: {', '.join(methods)}"
         raise DomainError(message, argument="method", value=stem)
-    cls: Any = METHODS[stem]
+    cls: Any = methods[stem]
     known = hyper_parameters(cls)
     for name in settings:
         if name not in known:

@@ -17,10 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from mtlref.conformance.problem import Problem, following
+from mtlref.conformance.problem import Problem, following, shaken
 from mtlref.notation import Array, MtlrefError
 from mtlref.state import State
-from mtlref.vectors.replay import observables
 
 ROUNDINGS = 64
 """Units of the type's eps that an input, or the answer, may be off: sums over a few hundred terms, and roots,
@@ -81,19 +80,20 @@ def walked(
 
 def answer(problem: Problem, state: State) -> Mapping[str, Any]:
     """Return the specification's observables of one step."""
-    return observables(problem.step(state), problem.jacobian)
+    return problem.observables(state)
 
 
 def moved_problem(problem: Problem, rng: np.random.Generator, by: float, matrixwise: bool = False) -> Problem:
     """Return the problem with losses and Jacobian moved; for methods that read inner products, those as well."""
-    J = moved(problem.jacobian, rng, by)
+    shifted = problem.moved(rng, by)
+    J = shifted.jacobian
     if problem.method.reads == "gram":
         noise = rng.choice((-1.0, 1.0), (problem.n_tasks, problem.n_tasks))
         lengths = np.sqrt(np.einsum("kd,kd->k", J, J))
         unit = J / np.where(lengths > 0, lengths, 1.0)[:, None]
         reach = np.full(len(J), len(J) * np.max(lengths)) if matrixwise else lengths
         J = J + by * reach[:, None] * (np.triu(noise) + np.triu(noise, 1).T) @ unit / 2
-    return replace(problem, losses=moved(problem.losses, rng, by), jacobian=J)
+    return replace(shifted, jacobian=J)
 
 
 def moved(value: Any, rng: np.random.Generator, by: float) -> Any:
@@ -101,5 +101,5 @@ def moved(value: Any, rng: np.random.Generator, by: float) -> Any:
     if isinstance(value, State):
         return replace(value, **{field.name: moved(getattr(value, field.name), rng, by) for field in fields(value)})
     if isinstance(value, np.ndarray):
-        return value * (1 + by * rng.choice((-1.0, 1.0), value.shape))
+        return shaken(value, rng, by)
     return value

@@ -1,11 +1,13 @@
 """Implementation: what is judged, and how it is called.
 
-An implementation is known by its method's stem and two functions, of which one is enough:
+An implementation is known by its method's stem and three functions, of which one is enough:
 
     step(problem, state) -> {"w_next": …, "target": …}        any state can be put in
     run(run)             -> {"w_next": [… a step], …}         for code that keeps its state to itself
+    live(live_run)       -> {"direction": [… a step], …}      a run on a network, whose gradients the code makes
 
-The names are those of the method's terms, and `weights`, `head_weights`, `direction`. Values are whatever NumPy can
+The names are those of the method's terms, and `weights`, `head_weights`, `direction`; of a live run also `losses`,
+`jacobian` and `head_gradients`. The method "jacobian" is the per-task gradients alone. Values are whatever NumPy can
 read, or tensors with `detach`. Code that crashes, hangs, returns the wrong shapes or writes into its arguments is
 reported as that (`AdapterError`), and what it prints is kept for the report.
 """
@@ -21,15 +23,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from mtlref.conformance.live import LAYERS, LiveRun, PerTaskGradients
 from mtlref.conformance.problem import Case, Run, copied, following, same
 from mtlref.contract import Method
 from mtlref.methods import METHODS
-from mtlref.notation import Array, DomainError, MtlrefError
+from mtlref.notation import Array, DomainError, MtlrefError, count
 from mtlref.settings import build
+
+if TYPE_CHECKING:
+    from mtlref.conformance.strategies import Kind
 
 PATIENCE = 60.0
 """Seconds after which a call counts as hung."""
@@ -37,7 +43,19 @@ PATIENCE = 60.0
 DTYPES = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 """The distance from 1 to the next number of each type."""
 
-SCALED = ("weights", "head_weights", "direction", "w", "w_next", "alpha")
+SPECIFICATIONS: Mapping[str, type[Method]] = {**METHODS, "jacobian": PerTaskGradients}
+"""What can be judged, by its stem: the weighting methods, and the gradients that they start from."""
+
+EVERYWHERE = ("weights", "head_weights", "direction")
+"""The observables of every method."""
+
+OWN = ("scale", "order", "layer", "least")
+"""The choices that are the kit's own, not settings of the specification."""
+
+LIVE = ("losses", "jacobian", "head_gradients")
+"""The observables of a live run beside them."""
+
+SCALED = ("weights", "head_weights", "direction", "head_gradients", "w", "w_next", "alpha")
 """The observables that a declared `scale` multiplies."""
 
 Observables = Mapping[str, Array]
@@ -56,10 +74,12 @@ class AdapterError(MtlrefError):
 class Implementation:
     """An implementation of the method with the stem `method`.
 
-    `name`: how reports call it. `step`, `run`: at least one of them. `choices`: the settings of the specification that
-    it departs from the defaults in, or holds fixed (`{"reduction": "mean"}`, `{"alpha": 1.5}`), and two of the kit's
-    own: `scale`, a factor on all weights and directions that it reports (a number, "K" or "1/K"), and, for a method
-    that draws, `order`: "given" if it takes the draw, "own" if it makes its own. `dtype`: what it computes in.
+    `name`: how reports call it. `step`, `run`, `live`: at least one of them. `choices`: the settings of the
+    specification that it departs from the defaults in, or holds fixed (`{"reduction": "mean"}`, `{"alpha": 1.5}`),
+    and four of the kit's own: `scale`, a factor on all weights and directions that it reports (a number, "K" or
+    "1/K"); `least`, the fewest tasks that it takes, 1; for a method that draws, `order`: "given" if it takes the
+    draw, "own" if it makes its own; in a live run, `layer`: whether the method reads the gradients of "all" shared
+    layers, of the "last" one, or of the last one's "matrix", as GradNorm may (LIVE-C1). `dtype`: what it computes in.
     Errors: DomainError for an unknown method, choice or type.
     """
 
@@ -67,24 +87,28 @@ class Implementation:
     name: str = field(kw_only=True)
     step: Callable[..., Mapping[str, Any]] | None = field(default=None, kw_only=True)
     run: Callable[..., Mapping[str, Any]] | None = field(default=None, kw_only=True)
+    live: Callable[..., Mapping[str, Any]] | None = field(default=None, kw_only=True)
     choices: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     dtype: str = field(default="float64", kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "choices", MappingProxyType(dict(self.choices)))
-        if self.method not in METHODS:
-            message = f"method = {self.method!r} is not known; there are: {', '.join(METHODS)}"
+        if self.method not in SPECIFICATIONS:
+            message = f"method = {self.method!r} is not known; there are: {', '.join(SPECIFICATIONS)}"
             raise DomainError(message, argument="method", value=self.method)
-        if self.step is None and self.run is None:
-            raise DomainError(f"{self.name}: one of step and run is needed", argument="step")
+        if not self.kinds:
+            raise DomainError(f"{self.name}: one of step, run and live is needed", argument="step")
         if self.dtype not in DTYPES:
             message = f"dtype = {self.dtype!r} is not known; there are: {', '.join(DTYPES)}"
             raise DomainError(message, argument="dtype", value=self.dtype)
-        if self.choices.get("order", "given") not in ("given", "own"):
-            value = self.choices["order"]
-            raise DomainError(f"order = {value!r} must be 'given' or 'own'", argument="order", value=value)
+        for choice, options in (("order", ("given", "own")), ("layer", LAYERS)):
+            value = self.choices.get(choice, options[0])
+            if value not in options:
+                message = f"{choice} = {value!r} must be {' or '.join(map(repr, options))}"
+                raise DomainError(message, argument=choice, value=value)
         self.specification({})
         self.scale(1)
+        _ = self.least
 
     @property
     def eps(self) -> float:
@@ -96,13 +120,31 @@ class Implementation:
         """Whether it draws for itself."""
         return bool(self.choices.get("order") == "own")
 
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of cases that it can be put to, those that say most first."""
+        found: list[CaseKind] = [] if self.step is None else ["step"]
+        found += ["run"] if self.step or self.run else []
+        found += ["live"] if self.live else []
+        return tuple(found)
+
+    @property
+    def layer(self) -> str:
+        """Which shared layers' gradients the method reads in a live run."""
+        return str(self.choices.get("layer", "all"))
+
     def settings(self) -> dict[str, Any]:
         """Return the declared settings of the specification."""
-        return {name: value for name, value in self.choices.items() if name not in ("scale", "order")}
+        return {name: value for name, value in self.choices.items() if name not in OWN}
+
+    @property
+    def least(self) -> int:
+        """The fewest tasks that it takes."""
+        return count("least", self.choices.get("least", 1))
 
     def specification(self, settings: Mapping[str, Any]) -> Method:
         """Return the specification that it is judged by: with `settings`, except where it declares its own."""
-        return build(self.method, {**settings, **self.settings()})
+        return build(self.method, {**settings, **self.settings()}, SPECIFICATIONS)
 
     def scale(self, K: int) -> float:
         """Return the declared factor on its weights for K tasks. Errors: DomainError if it is not above 0."""
@@ -114,12 +156,19 @@ class Implementation:
         return float(factor)
 
 
+def observed_names(case: Case) -> tuple[str, ...]:
+    """Return the names that an implementation may give for a case, in tag order."""
+    first, last = (LIVE[:2], LIVE[2:]) if case.live else ((), ())
+    return tuple(dict.fromkeys((*first, *case.method.tags, *EVERYWHERE, *last)))
+
+
 # CALLS
 
 
 @dataclass
 class Answers:
-    """What an implementation has answered: `observe` asks it, once a case that has a label; `printed` is its output."""
+    """What an implementation has answered: `observe` asks it, once a case that has a label; `printed` is
+    its output."""
 
     impl: Implementation
     matrixwise: bool = False
@@ -138,13 +187,19 @@ class Answers:
 
     def fresh(self, case: Case) -> list[dict[str, Array]]:
         """Return the observables of each step, asked for anew. Errors: AdapterError."""
-        return self._run(case) if self._runs(case) else self._steps(case)
+        return self._run(case) if self._lives(case) or self._runs(case) else self._steps(case)
 
     def row(self, case: Case, values: Mapping[str, Any]) -> dict[str, Array]:
         """Return the observables of one step as arrays, in the specification's scale. Errors: AdapterError."""
         factor = self.impl.scale(case.n_tasks)
         known = {name: numeric(name, value) for name, value in values.items()}
         return {name: value / factor if name in SCALED else value for name, value in known.items()}
+
+    def _lives(self, case: Case) -> bool:
+        """Whether the case is put to `live`. Errors: AdapterError if there is nothing else, and it has no network."""
+        if self.impl.live is not None and not case.live and self.impl.step is None and self.impl.run is None:
+            raise AdapterError("names", f"{self.impl.name} takes live runs alone")
+        return self.impl.live is not None and case.live
 
     def _runs(self, case: Case) -> bool:
         """Whether the case is put to `run`: a sequence from the start, or any if there is no `step`."""
@@ -155,11 +210,14 @@ class Answers:
         return not case.injected and (len(case.steps) > 1 or self.impl.step is None)
 
     def _run(self, case: Case) -> list[dict[str, Array]]:
-        found = mapping(self.called(self.impl.run, Run(case.steps)), "run")
+        asked = tuple(problem.asked for problem in case.steps)
+        given = (self.impl.live, LiveRun(asked)) if case.live else (self.impl.run, Run(asked))
+        door = "live" if case.live else "run"
+        found = mapping(self.called(*given), door)
         columns = {name: tuple(values) for name, values in found.items()}
         for name, values in columns.items():
             if len(values) != len(case.steps):
-                message = f"run gives {len(values)} values of {name} for {len(case.steps)} steps"
+                message = f"{door} gives {len(values)} values of {name} for {len(case.steps)} steps"
                 raise AdapterError("shape", message)
         return [self.row(case, {name: values[t] for name, values in columns.items()}) for t in range(len(case.steps))]
 
@@ -172,7 +230,7 @@ class Answers:
                     state = following(case.steps[t - 1], state, rows[-1])
                 except MtlrefError:  # its own weights lead where the specification cannot follow: judged up to here
                     break
-            found = mapping(self.called(self.impl.step, problem, state), "step")
+            found = mapping(self.called(self.impl.step, problem.asked, state), "step")
             rows.append(self.row(case, found))
         return rows
 

@@ -1,4 +1,5 @@
-"""Transformations of a case that a method's laws speak of: tasks permuted, gradient space rotated, gradients scaled."""
+"""Transformations of a case that a method's laws speak of: tasks permuted, gradient space rotated,
+gradients scaled."""
 
 from __future__ import annotations
 
@@ -55,5 +56,7 @@ def scaled(case: Case, factor: float | Array) -> Case:
 
 
 def other(case: Case, steps: tuple[Any, ...], state: State | None = None) -> Case:
-    """Return the case with other problems, and another state before them if one is given."""
-    return replace(case, steps=steps, state=case.state if state is None else state, label="", expected=None)
+    """Return the case with other problems, and another state before them if one is given; no network gives them."""
+    numbers = tuple(problem.bare() for problem in steps)
+    start = case.state if state is None else state
+    return replace(case, steps=numbers, state=start, label="", expected=None, live=False)

@@ -15,9 +15,11 @@ def failure(check: Check, name: str, departure: Departure, diagnosis: str) -> st
     """Return the message of a failed check of the implementation called `name`."""
     error = np.atleast_1d(departure.error)
     at = int(np.argmax(error - np.atleast_1d(departure.allowed)))
-    where = f", task {departure.task} of {departure.case.n_tasks}" if np.ndim(departure.expected) else ""
+    rows = np.ndim(departure.expected) and departure.observable not in ("direction", "head_gradients")
+    where = f", task {departure.task} of {departure.case.n_tasks}" if rows else ""
     step = f", step {departure.step}" if len(departure.case.steps) > 1 else ""
     law = f" ({departure.law})" if departure.law else ""
+    page = "jacobian" if check.eq.startswith("LIVE") else departure.case.method.stem
     allowed = float(np.ravel(departure.allowed)[at])
     lines = (
         ("observable", f"{departure.observable}{where}{step}{law}"),
@@ -26,7 +28,7 @@ def failure(check: Check, name: str, departure: Departure, diagnosis: str) -> st
         ("error", f"{float(np.ravel(error)[at]):.3g}, allowed {allowed:.3g}"),
         ("problem", described_case(departure.case, departure.step)),
         ("diagnosis", diagnosis),
-        ("derivation", f"derivations/{departure.case.method.stem}.md, {check.eq}"),
+        ("derivation", f"derivations/{page}.md, {check.eq}"),
     )
     head = f"{check.name} [{check.eq}] fails for {name!r}: {check.statement}"
     return "\n".join([head, *(f"  {label:<11} {text}" for label, text in lines)])
@@ -51,4 +53,7 @@ def described_case(case: Case, step: int) -> str:
         f"gradients of lengths {shown(lengths)}",
         "state injected" if case.injected else f"run of {len(case.steps)} steps",
     ]
+    if problem.asked is not problem:
+        network = problem.asked.network
+        parts.append(f"network {network.n_inputs} → {network.trunk} → {network.heads}, batch {len(problem.asked.x)}")
     return "; ".join([*parts, case.label] if case.label else parts)

@@ -17,12 +17,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mtlref.contract import Method, Step
+from mtlref.defects.defect import Defect
 from mtlref.notation import Array
 from mtlref.state import State
+from mtlref.vectors.replay import observables
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """What is handed to implementations, by the copy: problems, runs, and their live kinds."""
 
 
 @dataclass(frozen=True)
-class Problem:
+class Problem(Given):
     """One step to take.
 
     `method`: the specification with its hyper-parameters (`problem.method.alpha`); `losses` (K,); `jacobian` (K, D):
@@ -48,9 +55,26 @@ class Problem:
         more: dict[str, Any] = {} if self.draw is None else {"draw": self.draw}
         return self.method.step(state, self.losses, self.jacobian, **more)
 
+    def observables(self, state: State) -> Mapping[str, Any]:
+        """Return the specification's observables of the step from `state`."""
+        return observables(self.step(state), self.jacobian)
+
+    @property
+    def asked(self) -> Any:
+        """What an implementation is handed: the problem itself, or the network that it comes from."""
+        return self
+
+    def bare(self) -> Problem:
+        """Return the problem as numbers alone."""
+        return self
+
+    def moved(self, rng: np.random.Generator, by: float) -> Problem:
+        """Return the problem with its losses and its Jacobian moved by a share `by` of themselves."""
+        return replace(self, losses=shaken(self.losses, rng, by), jacobian=shaken(self.jacobian, rng, by))
+
 
 @dataclass(frozen=True)
-class Run:
+class Run(Given):
     """A sequence of problems, to be taken in turn from the method's own start: `for problem in run`."""
 
     steps: tuple[Problem, ...]
@@ -77,7 +101,8 @@ class Case:
     """Problems and the `state` before the first of them; `injected` if that is not the method's own start.
 
     `label` says where the case comes from; `expected`, one mapping a step, holds the values of a golden vector, which
-    stand in place of the specification's.
+    stand in place of the specification's. `live`: its problems come from networks; `plumbing`: known defects of live
+    code that are put in between the method and what the network descends.
     """
 
     steps: tuple[Problem, ...]
@@ -85,6 +110,8 @@ class Case:
     injected: bool
     label: str
     expected: tuple[Mapping[str, Any], ...] | None = None
+    live: bool = False
+    plumbing: tuple[Defect, ...] = ()
 
     @property
     def method(self) -> Method:
@@ -103,11 +130,17 @@ class Case:
 
 
 def following(problem: Problem, state: State, terms: Mapping[str, ArrayLike]) -> State:
-    """Return the state after a step, with the weights that somebody else had made for the next one, if `terms` has them.
+    """Return the state after a step, with the weights that somebody else had made for the next one, if `terms` has
+    them.
 
     So each step is judged on its own: rounding does not add up, and a fault is found where it happens.
     """
     return problem.method.followed(problem.step(state).state, terms)
+
+
+def shaken(array: Array, rng: np.random.Generator, by: float) -> Array:
+    """Return an array with every entry moved by a share `by` of itself, up or down."""
+    return array * (1 + by * rng.choice((-1.0, 1.0), array.shape))
 
 
 # COPIES
@@ -119,7 +152,7 @@ def copied(value: Any) -> Any:
         return value.copy()
     if isinstance(value, tuple):
         return tuple(copied(item) for item in value)
-    if isinstance(value, Problem | Run | State):
+    if isinstance(value, Given | State):
         return type(value)(**{field.name: copied(getattr(value, field.name)) for field in fields(value)})
     return value
 
@@ -130,6 +163,6 @@ def same(a: Any, b: Any) -> bool:
         return a.shape == b.shape and a.tobytes() == b.tobytes()
     if isinstance(a, tuple) and isinstance(b, tuple):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
-    if isinstance(a, Problem | Run | State):
+    if isinstance(a, Given | State):
         return type(a) is type(b) and all(same(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
     return bool(a is b or a == b)

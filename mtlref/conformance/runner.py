@@ -11,7 +11,7 @@ from typing import Any, Literal
 from mtlref.conformance import checks as catalogue
 from mtlref.conformance.check import Check, Skipped, applicable, draw, run_check
 from mtlref.conformance.diagnosis import Diagnosis, diagnose
-from mtlref.conformance.implementation import AdapterError, Answers, Implementation
+from mtlref.conformance.implementation import AdapterError, Answers, Implementation, observed_names
 from mtlref.conformance.message import failure
 from mtlref.conformance.problem import Case
 from mtlref.conformance.strategies import CONDITIONS, Kind, Plan, battery, cases, conditions
@@ -30,19 +30,22 @@ class ConformanceError(AssertionError):
         self.departure, self.diagnosis = departure, diagnosis
 
 
-SIZES: Mapping[Kind, int] = {"step": 60, "run": 20}
+SIZES: Mapping[Kind, int] = {"step": 60, "run": 20, "live": 12}
 """How many cases of each kind are drawn, beside the golden vectors."""
 
 
 @dataclass
 class Session:
-    """One implementation under judgement: its answers, the cases that it is put to, its diagnosis once it is needed."""
+    """One implementation under judgement: its answers, the cases that it is put to, its diagnosis once it is needed.
+
+    `given`: by the kind of case, the observables that it gives.
+    """
 
     impl: Implementation
     answers: Answers
     plan: Plan
     checks: tuple[Check, ...]
-    given: frozenset[str] = frozenset()
+    given: dict[Kind, frozenset[str]] = field(default_factory=dict)
     unusable: AdapterError | None = None
     drawn: dict[Kind, tuple[Case, ...]] = field(default_factory=dict)
 
@@ -57,13 +60,13 @@ class Session:
         return diagnose(self.answers, self.plan)
 
     def kind(self, wanted: Kind) -> Kind:
-        """Return what a check that wants such cases is put to: runs, where no state can be put in."""
-        return wanted if self.impl.step is not None else "run"
+        """Return what a check that wants such cases is put to: runs, where no state can be put in; else live ones."""
+        return wanted if wanted in self.impl.kinds else self.impl.kinds[0]
 
     def cases(self, kind: Kind) -> tuple[Case, ...]:
         """Return the vectors of a kind, then the cases that are drawn."""
         if kind not in self.drawn:
-            vectors = tuple(case for case in self.vectors if case.injected == (kind == "step"))
+            vectors = tuple(case for case in self.vectors if kind != "live" and case.injected == (kind == "step"))
             self.drawn[kind] = vectors + draw(cases(self.plan, self.impl, kind), SIZES[kind], kind)
         return self.drawn[kind]
 
@@ -78,28 +81,40 @@ class Session:
 
 def session(impl: Implementation) -> Session:
     """Return the session of an implementation, after a rehearsal that finds out what it gives."""
-    plan, checks = catalogue.of(impl.method)
+    plan, checks = catalogue.of(impl.method, impl.live is not None)
     found = Session(impl, Answers(impl, plan.matrixwise), plan, checks)
-    case = battery(plan, impl, "step" if impl.step is not None else "run", 1)[0]
     try:
-        rows = found.answers.observe(case)
-        names = frozenset(name for name in rows[0] if all(name in row for row in rows))
-        if plan.mandatory not in names:
-            message = f"{impl.name} gives no {plan.mandatory}, without which {impl.method} cannot be judged"
-            raise AdapterError("names", message)
-        unknown = names - {*case.method.tags, "weights", "head_weights", "direction"}
-        if unknown:
-            known = ", ".join((*case.method.tags, "weights", "head_weights", "direction"))
-            raise AdapterError("names", f"{impl.name} gives {', '.join(sorted(unknown))}; known are: {known}")
-        found.given = names
+        for kind in impl.kinds:
+            if kind == impl.kinds[0] or kind == "live":
+                found.given[kind] = rehearsed(found, kind)
+            else:
+                found.given[kind] = found.given[impl.kinds[0]]
     except AdapterError as error:
         found.unusable = error
     return found
 
 
+def rehearsed(found: Session, kind: Kind) -> frozenset[str]:
+    """Return the observables that an implementation gives for a case of that kind. Errors: AdapterError."""
+    impl = found.impl
+    case = battery(found.plan, impl, kind, 1)[0]
+    rows = found.answers.observe(case)
+    names = frozenset(name for name in rows[0] if all(name in row for row in rows))
+    mandatory = "direction" if kind == "live" else found.plan.mandatory
+    if mandatory not in names:
+        message = f"{impl.name} gives no {mandatory}, without which {impl.method} cannot be judged"
+        raise AdapterError("names", message)
+    known = observed_names(case)
+    if names - set(known):
+        unknown = ", ".join(sorted(names - set(known)))
+        raise AdapterError("names", f"{impl.name} gives {unknown}; known are: {', '.join(known)}")
+    return names
+
+
 @dataclass(frozen=True)
 class BoundCheck:
-    """A check of one implementation. Calling it runs it: ConformanceError if it fails, Skipped if it does not apply."""
+    """A check of one implementation. Calling it runs it: ConformanceError if it fails, Skipped if it
+    does not apply."""
 
     session: Session
     check: Check
@@ -124,7 +139,7 @@ class BoundCheck:
         session = self.session
         if session.unusable is not None:
             raise session.unusable
-        applicable(self.check, session.impl, session.given)
+        applicable(self.check, session.impl, session.given[session.kind(self.check.on)])
         try:
             return run_check(self.check, session.answers, session.cases(session.kind(self.check.on)))
         except Departure as departure:
@@ -149,8 +164,8 @@ def conformance_checks(impl: Implementation) -> list[BoundCheck]:
 class CheckResult:
     """What came of one check.
 
-    `reason`: why it was skipped, or its failure expected; `message`: the failure in the house's order; `departure`: its
-    numbers; `diagnosis`: what explains it; `judged`: how many cases had something to say, of one that passed.
+    `reason`: why it was skipped, or its failure expected; `message`: the failure in the house's order; `departure`:
+    its numbers; `diagnosis`: what explains it; `judged`: how many cases had something to say, of one that passed.
     """
 
     name: str
@@ -246,8 +261,8 @@ def parametrize_with_checks(
     def test_conformance(check):
         check()
 
-    `expected_failures`: check → reason, xfail marks, strict unless told otherwise. Errors: DomainError for a name that is
-    no check of any implementation, or without a reason; MissingExtraError without pytest.
+    `expected_failures`: check → reason, xfail marks, strict unless told otherwise. Errors: DomainError for a name
+    that is no check of any implementation, or without a reason; MissingExtraError without pytest.
     """
     try:
         import pytest
@@ -262,7 +277,8 @@ def parametrize_with_checks(
             marks.append(pytest.mark.xfail(reason=expected[check.name], strict=xfail_strict))
         return pytest.param(Skipping(check), id=f"{check.session.impl.name}-{check.name}", marks=marks)
 
-    return pytest.mark.parametrize("check", [param(check) for check in bound])
+    decorator: Callable[[Callable[..., Any]], Any] = pytest.mark.parametrize("check", [param(c) for c in bound])
+    return decorator
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from mtlref.conformance.live import live_problem, train
 from mtlref.conformance.problem import Case, Problem
 from mtlref.contract import Method, weights_of
 from mtlref.notation import Array, MtlrefError
@@ -24,13 +25,19 @@ if TYPE_CHECKING:
     from mtlref.conformance.implementation import Implementation
 
 Rng = np.random.Generator
-Kind = Literal["step", "run"]
+Kind = Literal["step", "run", "live"]
 
 STEPS = 9
 """The steps of a run: with fewer than eight, wrong variants are told apart by luck."""
 
+LIVE_STEPS = 4
+"""The steps of a live run."""
+
 BATCHES = 3
 """The batches of an epoch, for methods that step once an epoch."""
+
+LIVE_TASKS = (2, 3, 4)
+"""The tasks of a live network."""
 
 # GRADIENTS: (rng, K, D) → (K, D)
 
@@ -179,8 +186,9 @@ def settled(settings: Mapping[str, Any], K: int) -> dict[str, Any]:
 
 
 def sizes(plan: Plan, impl: Implementation) -> list[int]:
-    """Return the numbers of tasks that cases for `impl` have: those that its declared choices allow."""
-    return [K for K in plan.tasks if (plan.most is None or not impl.own_order or plan.most >= K) and fits(impl, K)]
+    """Return the numbers of tasks that `plan` wants, without those that an implementation does not take."""
+    most = plan.most if impl.own_order else None
+    return [K for K in plan.tasks if impl.least <= K and (most is None or most >= K) and fits(impl, K)]
 
 
 def fits(impl: Implementation, K: int) -> bool:
@@ -213,6 +221,23 @@ def make(method: Method, shape: Shape, seed: int, kind: Kind, label: str = "") -
     return Case(steps, state, kind == "step", label)
 
 
+def make_live(method: Method, K: int, seed: int, kind: Kind, layer: str, label: str = "") -> Case | None:
+    """Return the live case of that seed, one step or a run; None where a network is too near to a kink, or the method
+    has no answer."""
+    rng = np.random.default_rng([seed, 2])
+    lives = train(method, rng, K, LIVE_STEPS if kind == "live" else 1, kind == "step")
+    if lives is None:
+        return None
+    state = following = method.init(K)
+    steps = tuple(live_problem(method, live, layer) for live in lives)
+    try:
+        for step in steps:
+            following = step.step(following).state
+    except MtlrefError:
+        return None
+    return Case(steps, state, kind == "step", label, live=True)
+
+
 def problem(method: Method, shape: Shape, rng: Rng, losses: Array, whole: bool) -> Problem:
     """Return one problem: gradients, a draw, and for an epoch the batches' losses, whose mean the losses become."""
     J = GRADIENTS[shape.gradients](rng, shape.K, shape.D)
@@ -237,6 +262,8 @@ def cases(plan: Plan, impl: Implementation, kind: Kind) -> SearchStrategy[Any]:
     """Return the strategy of the cases that `plan` wants for `impl`."""
     from hypothesis import strategies as st
 
+    if plan.live or kind == "live":
+        return live_cases(plan, impl, kind)
     shapes = st.builds(
         Shape,
         settings=st.sampled_from(plan.settings),
@@ -251,6 +278,19 @@ def cases(plan: Plan, impl: Implementation, kind: Kind) -> SearchStrategy[Any]:
         shapes,
         st.integers(0, 2**32 - 1),
     ).filter(lambda case: case is not None and decided(plan, impl, case))
+
+
+def live_cases(plan: Plan, impl: Implementation, kind: Kind) -> SearchStrategy[Case]:
+    """Return the strategy of the live cases."""
+    from hypothesis import strategies as st
+
+    drawn = st.builds(
+        lambda settings, K, seed: make_live(impl.specification(settled(settings, K)), K, seed, kind, impl.layer),
+        st.sampled_from(plan.settings),
+        st.sampled_from([K for K in sizes(plan, impl) if K in LIVE_TASKS]),
+        st.integers(0, 2**32 - 1),
+    )
+    return drawn.filter(lambda case: case is not None).map(lambda case: case)
 
 
 def battery(plan: Plan, impl: Implementation, kind: Kind, size: int = 24) -> list[Case]:
@@ -274,7 +314,12 @@ def battery(plan: Plan, impl: Implementation, kind: Kind, size: int = 24) -> lis
             0 if kind == "run" else int(rng.integers(4)),
         )
         method = impl.specification(settled(shape.settings, shape.K))
-        case = make(method, shape, seed, kind, label=f"battery {kind} {seed}")
+        name = f"battery {kind} {seed}"
+        if plan.live or kind == "live":
+            K = max(impl.least, (3, 4)[seed % 2])
+            case = make_live(impl.specification(settled(shape.settings, K)), K, seed, kind, impl.layer, name)
+        else:
+            case = make(method, shape, seed, kind, label=name)
         if case is not None and decided(plan, impl, case):
             found.append(case)
     return found
@@ -290,11 +335,12 @@ class Plan:
     """What the checks of a method are put to.
 
     `mandatory`: the observable without which nothing can be said; `settings`: the hyper-parameters that cases vary, a
-    function of K where they have an entry a task; all others are as declared, or at their defaults; `choices`: for the
-    diagnosis, other values of the choice points, by their tag; `most`: the most tasks for an implementation that draws
-    its own orders, whose outcomes are all enumerated; `matrixwise`: whether the method solves a system in the inner
-    products, whose rounding is relative to the largest; `decides`: whether the method's source says what a problem's answer
-    is, and a type of that eps can hold it: other problems are left out.
+    function of K where they have an entry a task; all others are as declared, or at their defaults; `choices`: for
+    the diagnosis, other values of the choice points, by their tag; `most`: the most tasks for an implementation that
+    draws its own orders, whose outcomes are all enumerated; `matrixwise`: whether the method solves a system in the
+    inner products, whose rounding is relative to the largest; `decides`: whether the method's source says what a
+    problem's answer is, and a type of that eps can hold it: other problems are left out; `live`: its steps are
+    networks, too.
     """
 
     mandatory: str
@@ -307,6 +353,7 @@ class Plan:
     most: int | None = None
     matrixwise: bool = False
     decides: Callable[[Problem, float], bool] = lambda problem, eps: True
+    live: bool = False
 
 
 # CONDITIONS
@@ -337,7 +384,8 @@ CONDITIONS: Mapping[str, Callable[[Problem, State], bool]] = {
     "a loss of zero": lambda p, s: bool(np.any(p.losses == 0)),
     "unequal weights": lambda p, s: bool(np.ptp(weights_of(s)) > 1e-3),
     "unequal batches": lambda p, s: p.batches is not None and bool(np.ptp(p.batches, axis=0).max() > 0),
-    "an evaluation after the step": lambda p, s: p.evaluation is not None,
+    "an evaluation after the step": lambda p, s: p.asked.evaluation is not None,
+    "gradients of a network": lambda p, s: p.asked is not p,
 }
 """What decides whether a bug shows."""
 

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mtlref.conformance import outcomes
 from mtlref.conformance.allowance import plain, spread
 from mtlref.conformance.implementation import AdapterError, Answers
-from mtlref.conformance import outcomes
 from mtlref.conformance.problem import Case, Problem, following
 from mtlref.notation import Array, MtlrefError
 from mtlref.state import State
-from mtlref.vectors.replay import numbers, observables
+from mtlref.vectors.replay import numbers
 
 
 class Departure(AssertionError):
@@ -47,7 +47,7 @@ class Departure(AssertionError):
         return int(np.unravel_index(int(np.argmax(excess)), excess.shape)[0])
 
 
-class Undecided(Exception):  # noqa: N818 - it is no error: the case says nothing
+class Undecided(Exception):
     """The specification has no answer to the case that a law needs."""
 
 
@@ -83,10 +83,13 @@ class Trial:
         found: list[Mapping[str, Any]] = []
         for problem, state in zip(self.case.steps, self.states, strict=False):
             try:
-                row = observables(problem.step(state), problem.jacobian)
+                row = problem.observables(state)
                 found.append(self.drawn(problem, state, row, len(found)) if own else row)
             except MtlrefError:
                 break
+        for defect in self.case.plumbing:
+            if "descended" in defect.replaces:
+                found = defect.replaces["descended"](self.case, found)
         return found
 
     def drawn(self, problem: Problem, state: State, row: Mapping[str, Any], t: int) -> Mapping[str, Any]:

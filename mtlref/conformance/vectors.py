@@ -1,4 +1,5 @@
-"""The golden vectors as cases: their expected values come from exact arithmetic, not from the specification's code."""
+"""The golden vectors as cases: their expected values come from exact arithmetic, not from the
+specification's code."""
 
 from __future__ import annotations
 
@@ -17,11 +18,13 @@ from mtlref.vectors import load, stems
 from mtlref.vectors.replay import numbers, state_of
 
 RANGE = (1e-100, 1e100)
-"""Numbers outside are left to the vectors' own readers: their squares leave float64, and not to mind is no mistake."""
+"""Numbers outside are left to the vectors' own readers: their squares leave float64, and not to mind is
+no mistake."""
 
 
 def vector_cases(impl: Implementation, plan: Plan) -> tuple[Case, ...]:
-    """Return the valid vectors whose parameters, but for those that the plan varies, are what the implementation has."""
+    """Return the valid vectors whose parameters, but for those that the plan varies, are what the
+    implementation has."""
     varied = {name for given in plan.settings for name in given}
     cases = found(impl, varied) if impl.method in stems() else ()
     return tuple(case for case in cases if decided(plan, impl, case))
@@ -38,7 +41,9 @@ def found(impl: Implementation, varied: Collection[str]) -> Iterator[Case]:
             continue
         for test in group["tests"]:
             if test["result"] == "valid" and inside(test["input"]):
-                yield case_of(method, group["type"], test)
+                case = case_of(method, group["type"], test)
+                if case.n_tasks >= impl.least:
+                    yield case
 
 
 def case_of(method: Method, kind: str, test: Mapping[str, Any]) -> Case:

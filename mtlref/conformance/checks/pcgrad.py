@@ -1,4 +1,5 @@
-"""The checks of PCGrad. One that takes the draw is compared exactly; one that draws for itself must give an outcome of it.
+"""The checks of PCGrad. One that takes the draw is compared exactly; one that draws for itself must give an outcome
+of it.
 
 PCG-7, the weights before the first step, is read by no step: a run that is asked for again begins there.
 """

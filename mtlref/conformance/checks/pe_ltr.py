@@ -29,7 +29,8 @@ def rising_shares(total: float) -> Callable[[int], tuple[float, ...]]:
 
 
 def regular(problem: Problem, eps: float) -> bool:
-    """Return whether the relaxed system, its gradients brought to a common size, is regular for a type of that eps."""
+    """Return whether the relaxed system, its gradients brought to a common size, is regular for a type
+    of that eps."""
     J = problem.jacobian
     K, size = len(J), float(np.max(np.linalg.norm(J, axis=1)))
     if size == 0:
@@ -181,7 +182,7 @@ def check_pe_ltr_orthogonal_gradients_share_by_inverse_squares(trial: Trial) -> 
     for t, problem in enumerate(trial.case.steps[: len(trial.expected)]):
         J = problem.jacobian
         A = J @ J.T
-        if np.any(bounds(trial) > 0) or np.any(A != np.diag(np.diag(A))) or not np.all(np.diag(A) > 0):
+        if np.any(bounds(trial) > 0) or np.any(np.diag(np.diag(A)) != A) or not np.all(np.diag(A) > 0):
             raise Undecided
         inverse = 1 / np.diag(A)
         trial.equal("w_next", t, trial.value("w_next", t), inverse / np.sum(inverse), "orthogonal gradients")
