@@ -123,7 +123,7 @@ class Implementation:
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """The kinds of cases that it can be put to, those that say most first."""
-        found: list[CaseKind] = [] if self.step is None else ["step"]
+        found: list[Kind] = [] if self.step is None else ["step"]
         found += ["run"] if self.step or self.run else []
         found += ["live"] if self.live else []
         return tuple(found)

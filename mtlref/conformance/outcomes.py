@@ -46,7 +46,7 @@ def directions(problem: Problem, state: State) -> Array:
 def count(problem: Problem) -> int:
     """Return how many outcomes there are to list, which is no more than `MOST` where they can be."""
     length = sample(problem).shape[1]
-    return min(factorial(length) ** len(problem.losses), MOST + 1)
+    return min(factorial(int(length)) ** problem.n_tasks, MOST + 1)
 
 
 def sample(problem: Problem) -> NDArray[Any]:

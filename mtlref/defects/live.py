@@ -251,7 +251,7 @@ def task_gradient(live: Live, parameters: list[Any], task: int) -> Any:
     up = output_slope(live.kinds[task], h[-1] @ V + c, live.targets[task])
     own = [h[-1].T @ up, up.sum(axis=0)]
     up = up @ V.T
-    shared: list[NDArray[Any]] = []
+    shared: list[Any] = []
     for k in range(len(layers) // 2 - 1, -1, -1):
         up = up * ((h[k + 1].real > 0) if relu else 1 - h[k + 1] ** 2)
         shared = [h[k].T @ up, up.sum(axis=0), *shared]

@@ -92,9 +92,9 @@ def gradnorm_run(run: Run) -> Mapping[str, Any]:
 
 def balanced(model: Any, surrogate: Surrogate, problem: Problem) -> dict[str, Any]:
     """Return what LibMTL's GradNorm makes of a problem, its logits then moved by SGD."""
-    weights = model.backward(torch.stack(surrogate(problem)), alpha=problem.method.alpha)  # type: ignore[attr-defined]
+    weights = model.backward(torch.stack(surrogate(problem)), alpha=problem.method.alpha)
     if model.loss_scale.grad is not None:
-        torch.optim.SGD([model.loss_scale], lr=problem.method.lr).step()  # type: ignore[attr-defined]
+        torch.optim.SGD([model.loss_scale], lr=problem.method.lr).step()
     w_next = len(weights) * torch.softmax(model.loss_scale.detach(), dim=-1)
     return {"weights": weights, "w_next": w_next, **surrogate.observed()}
 
@@ -137,7 +137,7 @@ def uncertainty_step(problem: Problem, state: Any) -> Mapping[str, Any]:
         model.loss_scale.copy_(torch.tensor(state.log_variances))
     weights = model.backward(torch.stack(surrogate(problem)))
     ds = model.loss_scale.grad.clone()
-    torch.optim.SGD([model.loss_scale], lr=problem.method.lr).step()  # type: ignore[attr-defined]
+    torch.optim.SGD([model.loss_scale], lr=problem.method.lr).step()
     return {"w": weights, "weights": weights, "ds": ds, "s_next": model.loss_scale.detach(), **surrogate.observed()}
 
 
@@ -158,7 +158,7 @@ def dwa_run(run: Run) -> Mapping[str, Any]:
     steps = []
     for model.epoch, problem in enumerate(run):
         surrogate.zero_grad()
-        weights = model.backward(torch.stack(surrogate(problem)), T=problem.method.temperature)
+        weights = model.backward(torch.stack(surrogate(problem)), T=vars(problem.method)["temperature"])
         row = {"weights": weights, **surrogate.observed()}
         model.train_loss_buffer[:, model.epoch] = np.mean(batches(problem), axis=0)
         steps.append({**row, "w_next": coming(model, surrogate, problem)})
@@ -173,7 +173,7 @@ def batches(problem: Problem) -> Array:
 def coming(model: Any, surrogate: Surrogate, problem: Problem) -> Any:
     """Return the weights of the epoch that comes."""
     model.epoch += 1
-    weights = model.backward(torch.stack(surrogate(problem)), T=problem.method.temperature)  # type: ignore[attr-defined]
+    weights = model.backward(torch.stack(surrogate(problem)), T=vars(problem.method)["temperature"])
     model.epoch -= 1
     return weights
 
