@@ -45,8 +45,9 @@ def directions(problem: Problem, state: State) -> Array:
 
 def count(problem: Problem) -> int:
     """Return how many outcomes there are to list, which is no more than `MOST` where they can be."""
-    length = sample(problem).shape[1]
-    return min(factorial(int(length)) ** problem.n_tasks, MOST + 1)
+    length: int = sample(problem).shape[1]
+    found: int = factorial(length) ** problem.n_tasks
+    return min(found, MOST + 1)
 
 
 def sample(problem: Problem) -> NDArray[Any]:

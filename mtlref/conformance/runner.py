@@ -189,11 +189,43 @@ def check_implementation(
     """Run the checks of an implementation, all or those whose names or tags `select` holds.
 
     `expected_failures`: check → reason. A check that passes against its expectation is an "unexpected pass".
-    Errors: DomainError for an unknown name, an empty reason or an empty selection.
+    Errors: DomainError for an unknown name or an empty reason.
     """
+    return judge(impl, expected_failures=expected_failures, select=select, progress=progress).results
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The results of an implementation's checks, and the session that they came from: what a report is made of."""
+
+    session: Session
+    results: list[CheckResult]
+
+    @property
+    def status(self) -> Literal["passed", "failed", "unusable"]:
+        """Whether it could not be judged, failed a check (or passed one against its expectation), or passed."""
+        found = {result.status for result in self.results}
+        if self.session.unusable is not None:
+            return "unusable"
+        return "failed" if found & {"failed", "unexpected pass"} else "passed"
+
+    def count(self, status: Status) -> int:
+        """Return how many checks have that status."""
+        return sum(result.status == status for result in self.results)
+
+
+def judge(
+    impl: Implementation,
+    *,
+    expected_failures: Mapping[str, str] | None = None,
+    select: Iterable[str] | None = None,
+    progress: Callable[[Sequence[BoundCheck]], Iterable[BoundCheck]] = iter,
+) -> Judgement:
+    """Return the results of `check_implementation` with the session that they came from. Errors: DomainError."""
     bound = conformance_checks(impl)
     expected = checked_names(bound, expected_failures or {})
-    return [result(check, expected.get(check.name)) for check in progress(chosen(bound, select))]
+    results = [result(check, expected.get(check.name)) for check in progress(chosen(bound, select))]
+    return Judgement(bound[0].session, results)
 
 
 def chosen(bound: Sequence[BoundCheck], select: Iterable[str] | None) -> list[BoundCheck]:

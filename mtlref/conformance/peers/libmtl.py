@@ -92,9 +92,9 @@ def gradnorm_run(run: Run) -> Mapping[str, Any]:
 
 def balanced(model: Any, surrogate: Surrogate, problem: Problem) -> dict[str, Any]:
     """Return what LibMTL's GradNorm makes of a problem, its logits then moved by SGD."""
-    weights = model.backward(torch.stack(surrogate(problem)), alpha=problem.method.alpha)
+    weights = model.backward(torch.stack(surrogate(problem)), alpha=vars(problem.method)["alpha"])
     if model.loss_scale.grad is not None:
-        torch.optim.SGD([model.loss_scale], lr=problem.method.lr).step()
+        torch.optim.SGD([model.loss_scale], lr=vars(problem.method)["lr"]).step()
     w_next = len(weights) * torch.softmax(model.loss_scale.detach(), dim=-1)
     return {"weights": weights, "w_next": w_next, **surrogate.observed()}
 
@@ -137,7 +137,7 @@ def uncertainty_step(problem: Problem, state: Any) -> Mapping[str, Any]:
         model.loss_scale.copy_(torch.tensor(state.log_variances))
     weights = model.backward(torch.stack(surrogate(problem)))
     ds = model.loss_scale.grad.clone()
-    torch.optim.SGD([model.loss_scale], lr=problem.method.lr).step()
+    torch.optim.SGD([model.loss_scale], lr=vars(problem.method)["lr"]).step()
     return {"w": weights, "weights": weights, "ds": ds, "s_next": model.loss_scale.detach(), **surrogate.observed()}
 
 
