@@ -22,13 +22,13 @@ PASSED, FAILED, UNUSABLE = 0, 1, 2
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Add what `mtlref check` takes to its parser."""
     command.description = (
-        "Judges an implementation: puts it to the checks of its method, and says which equation fails, with what "
-        "numbers, and which known defect gives exactly these. TARGET is MODULE:NAME, where NAME is an Implementation, "
+        "Judges an implementation: puts it to its method's checks and says which equation fails, with which "
+        "numbers, and which known defect gives these. TARGET is MODULE:NAME, where NAME is an Implementation, "
         "a list of them, or a function without arguments that returns one; or it is peers, for the packages that "
         "are installed."
     )
     command.epilog = (
-        "Exit status: 0 all checks passed, 1 one failed or passed against its expectation, 2 the implementation could "
+        "Exit status: 0 all checks passed, 1 one failed or passed against expectation, 2 the implementation could "
         "not be used."
     )
     command.add_argument("target", metavar="TARGET")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,14 +37,20 @@ def text(judgement: Judgement) -> str:
         return "\n".join([parts[0], f"  {judgement.session.unusable}"])
     parts.append("\n".join(line(result) for result in judgement.results))
     parts += [result.message for result in judgement.results if result.status == "failed"]
-    met = judgement.session.met()
-    cases = sum(map(len, judgement.session.drawn.values()))
-    parts.append("\n".join([f"Of {cases} cases met", *(f"  {count:4d}  {name}" for name, count in met.items())]))
+    parts.append(conditions(judgement))
     if judgement.session.answers.printed:
         lines = judgement.session.answers.printed
         shown = "\n".join(f"  | {line}" for line in lines[:PRINTED])
         parts.append(f"{impl.name} printed {len(lines)} lines to standard output:\n{shown}")
     return "\n\n".join(parts)
+
+
+def conditions(judgement: Judgement) -> str:
+    """Return, in a paragraph, how many cases met each of the conditions that decide whether a bug shows."""
+    cases = sum(map(len, judgement.session.drawn.values()))
+    met = sorted(judgement.session.met().items(), key=lambda item: -item[1])
+    shown = "; ".join(f"{name} {count}" for name, count in met if count)
+    return textwrap.fill(f"{cases} cases, of which with {shown}.", 110, subsequent_indent="  ")
 
 
 def verdict(judgement: Judgement) -> str:

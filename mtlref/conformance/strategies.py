@@ -150,8 +150,9 @@ def with_zero(rng: Rng, K: int, T: int) -> Array:
 
 
 def steady(rng: Rng, K: int, T: int) -> Array:
-    """Losses that vary by a ten-thousandth: what is small is not rounding, and no guard may hide it."""
-    return np.exp(rng.uniform(-1, 1, K)) * (1 + 1e-4 * rng.standard_normal((T, K)))
+    """Losses that vary by a tenth to a ten-thousandth: what is small is not rounding, and no guard may hide it."""
+    share = 10.0 ** rng.permutation(np.linspace(-4, -1, K))
+    return np.exp(rng.uniform(-1, 1, K)) * (1 + share * rng.uniform(-1, 1, (T, K)))
 
 
 LOSSES: Mapping[str, Callable[[Rng, int, int], Array]] = {

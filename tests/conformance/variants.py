@@ -13,7 +13,7 @@ from mtlref.vectors.replay import observables
 STEMS = [stem for stem in mtlref.METHODS if find_spec(f"mtlref.conformance.checks.{stem}")]
 """The methods that have checks."""
 
-FEW = {"step": 16, "run": 5}
+FEW = {"step": 16, "run": 7}
 """How many cases are drawn here: fewer than for a user, since a hundred variants are judged."""
 
 MIXED = {"likelihoods": ("gaussian", "softmax", "laplace"), "dimensions": (2, 1, 3)}

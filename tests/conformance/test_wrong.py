@@ -1,0 +1,33 @@
+"""Whoever is wrong in a way that is not listed fails all the same, and the message says where."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mtlref.defects import DEFECTS
+from tests.conformance import wrong
+from tests.conformance.variants import judged
+
+
+@pytest.mark.parametrize("impl", wrong.WRONG, ids=lambda impl: f"{impl.method}: {impl.name}")
+def test_a_wrong_implementation_fails(impl):
+    with np.errstate(all="ignore"):
+        found, results = judged(impl)
+    bad = [result for result in results.values() if result.status in ("failed", "unusable")]
+    assert bad
+    assert all(result.message for result in bad)
+    assert not found.answers.printed
+
+
+def test_none_of_them_is_taken_for_a_listed_defect():
+    """A diagnosis is a claim about all numbers: what merely looks like a defect is not called one."""
+    known = {"norm_without_the_bias", "mean_over_the_tasks", "ratio_of_last_batches", "guard_in_the_coefficient"}
+    for impl in wrong.WRONG:
+        if impl.name in known:
+            with np.errstate(all="ignore"):
+                diagnosis = judged(impl)[0].diagnosis
+            assert diagnosis.kind == "differs", (impl.name, diagnosis.text)
+            assert not diagnosis.candidates
+    assert known <= {impl.name for impl in wrong.WRONG}
+    assert all(DEFECTS[impl.method] for impl in wrong.WRONG)
