@@ -111,8 +111,7 @@ def check_uncertainty_rests_where_the_likelihood_is_largest(trial: Trial) -> Non
 
 @check("s_next")
 def check_uncertainty_permutes_with_the_tasks(trial: Trial) -> None:
-    """UW-3: a permutation of the tasks, with their likelihoods, permutes the log-variances, and changes
-    nothing else."""
+    """UW-3: a permutation of the tasks permutes the log-variances, and changes nothing else."""
     method = trial.case.method
     assert isinstance(method, UncertaintyWeighting)
     if isinstance(method.likelihoods, tuple) or isinstance(method.dimensions, tuple):
