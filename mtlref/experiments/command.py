@@ -31,10 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listed = "".join(f"\n  {name:15} {about}" for name, about in NAMES.items())
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = (
-        "Trains an experiment's arms for many seeds and writes to --out: result.json and table.csv (the table, the\n"
-        "claims, the verdict), runs.csv (the numbers of every run), runs/ (every run as soon as it is finished), logs/\n"
-        "(the first seed's training runs, for `mtlref audit`), and the figure. Interrupted, the same command goes on\n"
-        f"where it was; with other settings it wants another --out. Without NAME it lists the experiments:\n{listed}"
+        "Trains an experiment's arms for many seeds and writes to --out: result.json and table.csv (the table,\n"
+        "the claims, the verdict), runs.csv (the numbers of every run), runs/ (every run as soon as it is finished),\n"
+        "logs/ (the first seed's training runs, for `mtlref audit`), and the figure. Interrupted, the same command\n"
+        "goes on where it was; with other settings it wants another --out. Without NAME it lists the experiments:\n"
+        f"{listed}"
     )
     parser.epilog = "Exit status: 0 it was carried out, whatever the verdict; 2 it could not be."
     parser.add_argument("name", nargs="?", choices=list(NAMES), metavar="NAME")
