@@ -80,7 +80,7 @@ class RandomWeights(Method):
 
 
 def canvases(images: Array, first: NDArray[np.int64], second: NDArray[np.int64]) -> Array:
-    """Return the canvases (n, 100) with a digit at the top left and one at the bottom right, the more ink winning."""
+    """Return canvases (n, 100) with a digit at the top left and one at the bottom right, the more ink winning."""
     width = SIDE + SHIFT
     canvas = np.zeros((len(first), width, width))
     canvas[:, :SIDE, :SIDE] = images[first]
@@ -104,18 +104,18 @@ class MultiDigits(Experiment):
     """
 
     epochs: int = 25
-    batch: int = 60
+    batch: int = 100
     training: int = 1200
     partners: int = 2
     trunk: tuple[int, ...] = (64, 32)
-    lr: float = 2e-3
+    lr: float = 3e-3
     weight_lr: float = 0.025
     alpha: float = 1.5
 
     name: ClassVar[str] = "multi-digits"
     title: ClassVar[str] = "Two digits and their sum"
     source: ClassVar[str] = "scikit-learn's digits; Kurin et al., NeurIPS 2022; Lin et al., TMLR 2022"
-    seeds: ClassVar[int] = 15
+    seeds: ClassVar[int] = 12
 
     def needs(self) -> None:
         """Raise MissingExtraError without scikit-learn."""
