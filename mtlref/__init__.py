@@ -1,6 +1,7 @@
 """mtlref: the executable specification of multi-task loss balancing.
 
 Every method is a frozen dataclass with `init` and `step` (see `mtlref.contract`); `METHODS` lists them by name.
+`NETWORKS` lists those that are a network instead, with `init` and `forward` (see `mtlref.mixtures`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from mtlref.contract import Method, Step, compress, from_gram
 from mtlref.methods import (
     DWA,
     METHODS,
+    NETWORKS,
     PELTR,
     Combination,
     CombinationState,
@@ -21,6 +23,7 @@ from mtlref.methods import (
     FixedWeights,
     GradNorm,
     GradNormState,
+    HMoE,
     PCGrad,
     PCGradState,
     PELTRState,
@@ -28,6 +31,7 @@ from mtlref.methods import (
     UncertaintyState,
     UncertaintyWeighting,
 )
+from mtlref.mixtures import MMoE
 from mtlref.notation import DomainError, LogError, MissingExtraError, MtlrefError, NonFiniteError, ShapeError
 from mtlref.optimisers import SGD, Adam, Momentum
 from mtlref.state import State, from_json, to_json
@@ -37,6 +41,7 @@ __version__ = "0.1.0"
 __all__ = [
     "DWA",
     "METHODS",
+    "NETWORKS",
     "PELTR",
     "SGD",
     "Adam",
@@ -52,7 +57,9 @@ __all__ = [
     "FixedWeights",
     "GradNorm",
     "GradNormState",
+    "HMoE",
     "LogError",
+    "MMoE",
     "Method",
     "MissingExtraError",
     "Momentum",

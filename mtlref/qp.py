@@ -10,6 +10,9 @@ from a least-squares problem in the differences of the points (QP-5); `refine` m
 until no point lies below the optimal plane (QP-6) by more than rounding (QP-7), which certifies the answer.
 Where many weights give the one shortest sum, those with the shortest terms are returned (QP-8).
 
+With bounds, rounding in QP-3 may decide the support. Where `mtlref.certificate` cannot prove that it did not (QP-9),
+`mtlref.rationals` decides it.
+
 The gradients enter as the Jacobian, or as the K×K factor that `compress` makes from it by QR, never as their
 Gram matrix: that is the square of the problem, and for gradients within 1e-8 of opposite or parallel directions
 nothing of what tells them apart is left in it.
@@ -22,15 +25,24 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
+from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mtlref.certificate import (
+    EPS,
+    Candidate,
+    CertificateError,
+    Hull,
+    candidate,
+    lengths_of,
+    origin_and_others,
+    support_margin,
+)
 from mtlref.contract import compress
-from mtlref.notation import Array, DomainError, MtlrefError, NonFiniteError, ShapeError, equation, matrix, norms, real
-
-EPS = float(np.finfo(np.float64).eps)
-"""The distance from 1 to the next float64, 2⁻⁵²."""
+from mtlref.notation import Array, DomainError, NonFiniteError, ShapeError, equation, matrix, norms, real
+from mtlref.rationals import MOST_TASKS, exact_optimum, exact_points, exact_square, rounded
 
 RANK_TOLERANCE = 16 * EPS
 """QP-8 calls points affinely dependent up to this share of the largest singular value, times their number."""
@@ -41,12 +53,11 @@ EMPHASIS = 2.0**20
 ROUNDS = 3
 """How often QP-8 is solved, the equations' residual being added to their right-hand side."""
 
+NARROW = 32
+"""A Jacobian of up to so many columns is not replaced by its factor, which would round it."""
+
 LARGEST_RATIO = 500
 """Lengths up to 2 to this power are squared. Points shorter than the longest by more count as good as 0."""
-
-
-class CertificateError(MtlrefError):
-    """A solver's answer misses the bound on its optimality conditions: it is not handed out."""
 
 
 @dataclass(frozen=True)
@@ -89,36 +100,51 @@ def project_simplex(v: Array, total: float) -> Array:
 def minimum_norm(jacobian: ArrayLike, bounds: ArrayLike | None = None) -> MinimumNorm:
     """QP-2: w = argmin ‖Jᵀ w‖² over Σ w = 1, w ≥ c; of many, that of QP-8.
 
-    `jacobian` (K, D) or a factor that stands for it; `bounds` (K,): c, 0 unless given, with Σ c ≤ 1.
+    `jacobian` (K, D) or a factor that stands for it; `bounds` (K,): c, 0 unless given, with Σ c ≤ 1. With bounds, and
+    up to `MOST_TASKS` distinct gradients, a support that rounding leaves in doubt (QP-9) is decided in rationals;
+    beyond, the float64 answer stands with its certificate.
     Errors: ShapeError, DomainError; NonFiniteError if ‖Jᵀ w‖² is beyond float64; CertificateError if the answer
     misses its bound.
     """
     J = matrix("jacobian", jacobian, equation="QP-2")
-    K = len(J)
-    c, slack = shares(np.zeros(K) if bounds is None else bounds, K)
-    points, unit = hull_points(compress(J) if J.shape[1] > K else J, c, slack)
-    a = np.full(K, 1 / K)
+    c, slack = (np.zeros(len(J)), 1.0) if bounds is None else shares(bounds, len(J))
+    first, group = equal_rows(J)
+    counts = np.bincount(group)
+    factor = compress(J) if J.shape[1] > max(len(J), NARROW) else J
+    points, exponent = hull_points(factor, c, slack)
+    hull = Hull(points[first], lengths_of(points[first]), counts, 4 * (len(J) + points.shape[1]) * EPS)
     if slack > 0:
-        a = shared(J, points, shortest_terms(points, refine(points, cone_weights(points))))
-    v, tau = residuals(points, a), rounding(points, a)
-    worst = int(np.argmax(v - tau))
-    if v[worst] > tau[worst]:
-        message = (
-            f"QP-6: task {worst} lies below the optimal plane by {v[worst]:.3g}, beyond rounding, {tau[worst]:.3g}"
-        )
-        raise CertificateError(message, argument="jacobian", task=worst, value=float(v[worst]), equation="QP-6")
-    d = a @ points
-    values = np.array([d @ d, max(float(np.max(v)), 0.0), tau[int(np.argmax(v))]])
+        found = refine(hull, cone_weights(hull.points, hull.lengths))
+        if np.any(c > 0) and len(first) <= MOST_TASKS:
+            hull, found = decided(hull, found, np.ldexp(factor, -exponent), c, first)
+        a = shortest_terms(hull, found)
+        found = found if a is found.a else candidate(hull, a)
+    else:
+        found = candidate(hull, counts / len(J))
+    worst = int(np.argmax(found.v - found.tau))
+    if found.v[worst] > found.tau[worst]:
+        task, v, tau = int(first[worst]), float(found.v[worst]), float(found.tau[worst])
+        message = f"QP-6: task {task} lies below the optimal plane by {v:.3g}, beyond rounding, {tau:.3g}"
+        raise CertificateError(message, argument="jacobian", task=task, value=v, equation="QP-6")
+    return answer(hull, found, slack * (found.a / counts)[group] + c, exponent)
+
+
+def answer(hull: Hull, found: Candidate, w: Array, exponent: int) -> MinimumNorm:
+    """Return the weights `w` with their objective and certificate, in the gradients' own units, 2^`exponent`."""
+    d = found.a @ hull.points
+    square = float(d @ d) if hull.exact is None else float(exact_square(hull.exact, found.a))
+    steepest = int(np.argmax(found.v))
+    values = np.array([square, max(float(found.v[steepest]), 0.0), found.tau[steepest]])
     with np.errstate(over="ignore", under="ignore"):
-        objective, residual, allowed = (float(x) for x in values * unit * unit)
+        objective, residual, allowed = (float(x) for x in np.ldexp(values, 2 * exponent))
     if not math.isfinite(objective):
         message = "QP-2: ‖Jᵀ w‖² is beyond the largest float64"
         raise NonFiniteError(message, argument="jacobian", value=objective, equation="QP-2")
-    return MinimumNorm(slack * a + c, objective, residual, allowed)
+    return MinimumNorm(w, objective, residual, allowed)
 
 
 def shares(bounds: ArrayLike, K: int) -> tuple[Array, float]:
-    """Return the checked bounds c (K,) and the slack 1 − Σ c; a sum above 1 by rounding alone counts as 1.
+    """Return the checked bounds c (K,) and the slack 1 − Σ c, rounded once; 0 if Σ c is 1 to within its rounding.
 
     Errors: ShapeError, DomainError at the first bound outside [0, 1], or if Σ c > 1.
     """
@@ -126,31 +152,46 @@ def shares(bounds: ArrayLike, K: int) -> tuple[Array, float]:
     if len(c) != K:
         message = f"bounds must have one entry a task, {K}; it has {len(c)}"
         raise ShapeError(message, argument="bounds", value=len(c), equation="QP-2")
-    for task, bound in enumerate(c):
+    for task, bound in enumerate(c.tolist()):
         if not 0 <= bound <= 1:
-            message = f"bounds[{task}] = {float(bound)!r} must lie between 0 and 1 (needed by QP-2)"
-            raise DomainError(message, argument="bounds", task=task, value=float(bound), equation="QP-2")
-    total = math.fsum(c)
+            message = f"bounds[{task}] = {bound!r} must lie between 0 and 1 (needed by QP-2)"
+            raise DomainError(message, argument="bounds", task=task, value=bound, equation="QP-2")
+    total = math.fsum(c.tolist())
     if total > 1 + K * EPS:
         message = f"bounds add up to {total!r}; no weights of sum 1 lie above them (needed by QP-2)"
         raise DomainError(message, argument="bounds", value=total, equation="QP-2")
-    return c, max(0.0, 1 - total)
+    return c, math.fsum([1.0, *(-c).tolist()]) if total < 1 else 0.0
 
 
-def hull_points(J: Array, c: Array, slack: float) -> tuple[Array, float]:
-    """Return the points of QP-3 divided by a power of two, and that power: the shortest point has length 1 to 2.
+def equal_rows(J: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the first row (U,) of each group of equal rows, and for every row (K,) its group.
+
+    Rows are equal if their bytes are, 0 and −0 being one number. Of wide rows that begin alike 512-bit digests are
+    compared: no row is held twice, and none is compared with every other.
+    """
+    keys = [row.tobytes() for row in J[:, :NARROW] + 0.0]
+    if J.shape[1] > NARROW and len(set(keys)) < len(keys):
+        keys = [blake2b((row + 0.0).tobytes()).digest() for row in J]
+    places = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    group = np.array([places[key] for key in keys])
+    return np.unique(group, return_index=True)[1] if len(places) < len(keys) else group, group
+
+
+def hull_points(J: Array, c: Array, slack: float) -> tuple[Array, int]:
+    """Return the points of QP-3 over a power of two, and its exponent: the shortest one's largest entry is 1 to 2.
 
     A power of two costs no digit. Lengths of 1e±150 then neither overflow nor vanish in d·d.
     """
-    largest = float(np.max(np.abs(J), initial=0.0))
-    top = math.frexp(largest)[1]
-    points = shifted_points(np.ldexp(J, -top), c, slack)
-    lengths = norms(points)
-    present = lengths[lengths > 0]
+    top = math.frexp(float(np.max(np.abs(J), initial=0.0)))[1]
+    points = np.ldexp(J, -top)
+    if np.any(c > 0):
+        points = shifted_points(points, c, slack)
+    sizes = np.max(np.abs(points), axis=1, initial=0.0)
+    present = sizes[sizes > 0]
     if len(present) == 0:
-        return points, math.ldexp(1.0, top)
+        return points, top
     low = max(math.frexp(float(np.min(present)))[1], math.frexp(float(np.max(present)))[1] - LARGEST_RATIO)
-    return np.ldexp(points, 1 - low), math.ldexp(1.0, top + low - 1)
+    return np.ldexp(points, 1 - low), top + low - 1
 
 
 @equation
@@ -163,50 +204,49 @@ def shifted_points(J: Array, c: Array, slack: float) -> Array:
 
 
 @equation
-def cone_weights(points: Array) -> Array:
+def cone_weights(points: Array, lengths: Array) -> Array:
     """QP-4: a = y / Σ y, y = argmin ‖Σ y_i b_i‖² + σ² (Σ y_i − 1)² over y ≥ 0.
 
-    `points` (K, D); returns (K,), in the unit simplex. σ is the least length of a point that is not 0. The columns
-    (b_i, σ) are scaled to length 1. Where SciPy's solver does not end, the shortest point is the answer: `refine`
-    goes on from there.
+    `points` (K, D), `lengths` (K,): ‖b_i‖; returns (K,), in the unit simplex. σ is the least length of a point that
+    is not 0. The columns (b_i, σ) are scaled to length 1. Where SciPy's solver does not end, the shortest point is
+    the answer: `refine` goes on from there.
     """
     from scipy.optimize import nnls
 
-    columns, unit = unit_columns(points)
+    columns, unit = unit_columns(points, lengths)
     goal = np.zeros(len(columns))
     goal[-1] = 1.0
     try:
         y = nnls(columns, goal, maxiter=30 * len(points))[0] / unit
     except RuntimeError:
         y = np.zeros(len(points))
-    if np.sum(y) <= 0:
-        y[int(np.argmin(unit))] = 1.0
-    result: Array = y / np.sum(y)
+    total = float(np.sum(y))
+    if total <= 0:
+        y[int(np.argmin(unit))] = total = 1.0
+    result: Array = y / total
     return result
 
 
 @equation
-def affine_weights(points: Array, support: NDArray[np.bool_]) -> Array:
+def affine_weights(points: Array, support: NDArray[np.bool_], lengths: Array) -> Array:
     """QP-5: a = argmin ‖Σ a_i b_i‖² over Σ a = 1, a_i = 0 outside the support: a_r = 1 − Σ a_i, the others from
     the least squares of b_r + Σ_{i≠r} a_i (b_i − b_r).
 
-    `points` (K, D), `support` (K,); returns (K,), of either sign. b_r is the shortest point, so that no difference
-    loses a shorter one's digits, and the differences are scaled to length 1.
+    `points` (K, D), `support` (K,), `lengths` (K,); returns (K,), of either sign. b_r is the shortest point, so that
+    no difference loses a shorter one's digits, and the differences are scaled to length 1.
     """
-    inside = np.flatnonzero(support)
-    origin = inside[np.argmin(lengths_of(points[inside]))]
-    others = inside[inside != origin]
+    origin, others = origin_and_others(support, lengths)
     differences = points[others] - points[origin]
     unit = lengths_of(differences)
     unit[unit == 0] = 1.0
     solution = np.linalg.lstsq((differences / unit[:, None]).T, -points[origin], rcond=None)[0]
     a = np.zeros(len(points))
     a[others] = solution / unit
-    a[origin] = 1.0 - math.fsum(a)
+    a[origin] = 1.0 - math.fsum(a[others].tolist())
     return a
 
 
-def refine(points: Array, a: Array) -> Array:
+def refine(hull: Hull, a: Array) -> Candidate:
     """Return the optimum on the unit simplex, from weights `a` in it (Wolfe's algorithm, started where QP-4 ended).
 
     On the support, the weights move to QP-5, or towards it until one of them is 0 and leaves. Then the point that
@@ -215,30 +255,30 @@ def refine(points: Array, a: Array) -> Array:
     their certificate are the answer.
     """
     support, seen = a > 0, set[bytes]()
-    best, least = a, math.inf
-    while support.tobytes() not in seen:
+    best, least = None, math.inf
+    while best is None or support.tobytes() not in seen:
         seen.add(support.tobytes())
-        a = settle(points, a, support)
-        v, tau = residuals(points, a), rounding(points, a)
-        below = np.where(a > 0, -math.inf, v / np.where(tau > 0, tau, 1.0))
+        a = settle(hull, a, support)
+        found = candidate(hull, a)
+        below = np.where(a > 0, -math.inf, found.v / np.where(found.tau > 0, found.tau, 1.0))
         worst = int(np.argmax(below))
-        if below[worst] < least:
-            best, least = a, float(below[worst])
+        if best is None or below[worst] < least:
+            best, least = found, float(below[worst])
         if below[worst] <= 1:
-            return a
+            return found
         support = a > 0
         support[worst] = True
     return best
 
 
-def settle(points: Array, a: Array, support: NDArray[np.bool_]) -> Array:
+def settle(hull: Hull, a: Array, support: NDArray[np.bool_]) -> Array:
     """Return the weights of QP-5 on `support`, less the tasks whose weight reaches 0 on the way there from `a`."""
     support = support.copy()
     while np.count_nonzero(support) > 1:
-        goal = affine_weights(points, support)
-        if np.all(goal[support] > 0):
-            return goal
+        goal = affine_weights(hull.points, support, hull.lengths)
         leaving = support & (goal <= 0)
+        if not leaving.any():
+            return goal
         share = np.full(len(a), math.inf)
         share[leaving] = a[leaving] / np.maximum(a[leaving] - goal[leaving], np.finfo(np.float64).tiny)
         first = int(np.argmin(share))
@@ -248,75 +288,80 @@ def settle(points: Array, a: Array, support: NDArray[np.bool_]) -> Array:
     return support / np.count_nonzero(support)
 
 
-def lengths_of(points: Array) -> Array:
-    """Return ‖b_i‖ (K,); the lengths are at most about 2^`LARGEST_RATIO`, so that their squares are finite."""
-    with np.errstate(under="ignore"):
-        return np.asarray(np.sqrt(np.einsum("kd,kd->k", points, points)))
+def unit_columns(points: Array, lengths: Array) -> tuple[Array, Array]:
+    """Return the matrix (D + 1, K) of columns (b_i, σ) scaled to length 1, and those lengths (K,).
 
-
-# CERTIFICATE
-
-
-@equation
-def residuals(points: Array, a: Array) -> Array:
-    """QP-6: v_i = d·d − d·b_i, d = Σ a_i b_i: a is optimal exactly if no v_i is above 0.
-
-    `points` (K, D), `a` (K,) in the unit simplex; returns (K,). ‖d‖² − minimum ≤ 2 max_i v_i.
+    σ is the least length of a point that is not 0 (1 if all are).
     """
-    d = a @ points
-    return np.asarray(d @ d - points @ d)
+    sigma = float(np.min(lengths, where=lengths > 0, initial=math.inf))
+    rows = np.empty((points.shape[0], points.shape[1] + 1))
+    rows[:, :-1], rows[:, -1] = points, sigma if math.isfinite(sigma) else 1.0
+    unit = np.hypot(lengths, rows[:, -1])
+    return (rows / unit[:, None]).T, unit
 
 
-@equation
-def rounding(points: Array, a: Array) -> Array:
-    """QP-7: τ_i = 4 (K + D) ε m (m + ‖b_i‖), m = Σ_j a_j ‖b_j‖: up to here v_i may be rounding alone.
+def decided(hull: Hull, found: Candidate, J: Array, c: Array, first: NDArray[np.intp]) -> tuple[Hull, Candidate]:
+    """Return the points and the optimum as they are, or, where its support is in doubt, both from rationals.
 
-    `points` (K, D) with D ≤ K, `a` (K,); returns (K,). ε = 2⁻⁵². Half of it is the rounding of d and of its inner
-    products, half that of the least squares which gave a.
+    It is in doubt if QP-9 does not prove it right; not so if ‖d‖ ≤ K ε ℓ, for then ‖d‖² itself is as small.
+    `J` (K, D) and `c` (K,) are what `hull` was made from, `first` (U,) the rows that it kept.
     """
-    lengths = lengths_of(points)
-    m = float(a @ lengths)
-    return np.asarray(4 * sum(points.shape) * EPS * m * (m + lengths))
+    if len(hull.points) == 1:
+        return hull, found
+    sizes = norms(J)
+    sizes = float(1 - np.sum(c)) * sizes[first] + c @ sizes
+    d = found.a @ hull.points
+    if math.sqrt(d @ d) <= len(J) * EPS * (found.a @ sizes):
+        return hull, found
+    if support_margin(hull.points, found.a, sizes, hull.noise) > 0:
+        return hull, found
+    exact = exact_points(J, c)[first]
+    points = rounded(exact)
+    hull = hull._replace(points=points, lengths=lengths_of(points), exact=exact)
+    return hull, candidate(hull, rounded(exact_optimum(exact)))
 
 
 # TIES
 
 
 @equation
-def shortest_terms(points: Array, a: Array) -> Array:
+def shortest_terms(hull: Hull, found: Candidate) -> Array:
     """QP-8: a' = argmin Σ_i ‖a'_i b_i‖² over Σ a' = 1, a' ≥ 0, Σ a'_i b_i = d: of all optima that of shortest terms.
 
-    `points` (K, D), `a` (K,) an optimum; returns (K,). Points b_i = 0 share the weight equally, if there are any.
-    Otherwise only points on the optimal plane, v_i ≥ −τ_i, have a weight, and where those are affinely independent
-    a' = a. Else a' is found by NNLS with the equations weighted by `EMPHASIS` and their residual added back, `ROUNDS`
-    times in all, and corrected on its support by least squares; it is taken if ‖Σ a'_i b_i‖² is ‖d‖²
-    to within n ‖d‖² + (n m)², n = 4 (K + D) ε, m as in QP-7, compared in rationals.
+    `hull` has one point for the n tasks of equal gradients, which share its weight equally: their squares add up to
+    ‖a'_i b_i‖² / n. `found` is an optimum, its support affinely independent; returns (U,). Points b_i = 0 share the
+    weight equally, if there are any. Otherwise only points on the optimal plane, v_i ≥ −τ_i, have a weight, and where
+    those are affinely independent a' = a. Else a' is found by NNLS with the equations weighted by `EMPHASIS` and
+    their residual added back, `ROUNDS` times in all, and corrected on its support by least squares; it is taken if no
+    v_i is above τ_i and ‖Σ a'_i b_i‖² is ‖d‖² to within ν ‖d‖² + (ν m)², ν and m as in QP-7, compared in rationals.
     """
-    lengths = lengths_of(points)
+    lengths, counts, a = hull.lengths, hull.counts, found.a
     if np.min(lengths) == 0:
-        return np.asarray((lengths == 0) / np.count_nonzero(lengths == 0))
-    face = np.flatnonzero(residuals(points, a) >= -rounding(points, a))
-    columns, unit = unit_columns(points[face])
+        zero = np.where(lengths == 0, counts, 0)
+        return np.asarray(zero / np.sum(zero))
+    face = np.flatnonzero(found.v >= -found.tau)
+    if len(face) <= np.count_nonzero(a):
+        return a
+    columns, unit = unit_columns(hull.points[face], lengths[face])
     values = np.linalg.svd(columns, compute_uv=False)
     if np.count_nonzero(values > RANK_TOLERANCE * len(face) * values[0]) == len(face):
         return a
-    terms = emphasised(columns, a[face] * unit, lengths[face] / unit)
+    terms = emphasised(columns, a[face] * unit, lengths[face] / (np.sqrt(counts[face]) * unit))
     if terms is None:
         return a
-    shortest = np.zeros(len(a))
-    shortest[face] = terms / unit
-    shortest /= math.fsum(shortest)
-    before, noise = exact_square(points, a), 4 * sum(points.shape) * EPS
-    allowed = Fraction(noise) * before + Fraction(noise * float(max(a @ lengths, shortest @ lengths))) ** 2
-    return shortest if exact_square(points, shortest) - before <= allowed else a
+    other = np.zeros(len(a))
+    other[face] = terms / unit
+    other /= math.fsum(other.tolist())
+    after = candidate(hull, other)
+    return a if np.any(after.v > after.tau) or longer(hull, other, a) else other
 
 
-def exact_square(points: Array, a: Array) -> Fraction:
-    """Return ‖Σ a_i b_i‖² without rounding: in float64, gradients that nearly cancel leave too few digits of it."""
-    weights = [Fraction(x) for x in a.tolist()]
-    return Fraction(
-        sum(sum(w * Fraction(x) for w, x in zip(weights, column, strict=True)) ** 2 for column in points.T.tolist())
-    )
+def longer(hull: Hull, other: Array, a: Array) -> bool:
+    """Return whether ‖Σ a'_i b_i‖² exceeds ‖Σ a_i b_i‖² by more than QP-8 allows, `other` being a'."""
+    points = hull.points if hull.exact is None else hull.exact
+    before, m = exact_square(points, a), float(max(a @ hull.lengths, other @ hull.lengths))
+    allowed = Fraction(hull.noise) * before + Fraction(hull.noise * m) ** 2
+    return exact_square(points, other) - before > allowed
 
 
 def emphasised(columns: Array, start: Array, penalty: Array) -> Array | None:
@@ -340,27 +385,3 @@ def emphasised(columns: Array, start: Array, penalty: Array) -> Array | None:
     positive = (y > 0) | (start > 0)
     y[positive] += np.linalg.lstsq(columns[:, positive], wanted - columns @ y, rcond=None)[0]
     return np.maximum(y, 0.0)
-
-
-def shared(J: Array, points: Array, a: Array) -> Array:
-    """Return `a` with equal weights on equal gradients: what QP-8 says of them, whatever else is nearly dependent."""
-    apart = lengths_of((points[:, None, :] - points[None, :, :]).reshape(-1, points.shape[1])).reshape(len(a), len(a))
-    near = np.argwhere(np.triu(apart <= RANK_TOLERANCE * len(a) * lengths_of(points), 1))
-    group = np.arange(len(a))
-    for i, j in near:
-        if np.array_equal(J[i], J[j]):
-            group[j] = group[i]
-    sums = np.bincount(group, weights=a, minlength=len(a))
-    return np.asarray(sums[group] / np.bincount(group, minlength=len(a))[group])
-
-
-def unit_columns(points: Array) -> tuple[Array, Array]:
-    """Return the matrix (D + 1, K) of columns (b_i, σ) scaled to length 1, and those lengths (K,).
-
-    σ is the least length of a point that is not 0 (1 if all are).
-    """
-    lengths = lengths_of(points)
-    sigma = np.min(lengths[lengths > 0]) if np.any(lengths > 0) else 1.0
-    rows = np.column_stack([points, np.full(len(points), sigma)])
-    unit = lengths_of(rows)
-    return (rows / unit[:, None]).T, unit

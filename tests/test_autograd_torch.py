@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mtlref import HMoE
 from mtlref import autograd as ad
 from mtlref import networks as nn
 from mtlref.autograd import value_and_jacobian
@@ -96,6 +97,39 @@ def test_a_mixture_of_experts_with_a_gate_a_task():
         return (a**2).mean(), F.mse_loss(b, torch.tensor(Y))
 
     agree(ours, theirs, flat)
+
+
+@pytest.mark.parametrize("mix", ["logit", "prob", "hidden"])
+@pytest.mark.parametrize("constrained", [True, False])
+@pytest.mark.parametrize("share", [True, False])
+def test_hmoe_with_detached_scores(mix, constrained, share):
+    """HMOE-1 to HMOE-4 written with torch's own operations, and `detach` for the mask."""
+    network = HMoE(6, 3, (5, 4), ((3, 2),) * 3, "tanh", share, share, mix, constrained)
+    p = network.init(RNG(4))
+    p = p.rebuilt([RNG(i).normal(size=array.shape) for i, array in enumerate(p.flat)])
+
+    def theirs(flat):
+        at, x = p.rebuilt(flat), torch.tensor(X)
+        shared, heads = at.shared, at.heads
+        gates, relations = (
+            (shared[:1] * 3, shared[1:2] * 3) if share else zip(*[head[:2] for head in heads], strict=True)
+        )
+        W, b, V, c = shared[2:] if share else shared
+        towers = heads if share else [head[2:] for head in heads]
+        E = torch.tanh(torch.tanh(x @ W + b) @ V + c)
+        f = [torch.einsum("be,ebm->bm", torch.softmax(x @ gate, dim=1), E) for gate in gates]
+        hidden = [torch.tanh(f_k @ tower[0] + tower[1]) for f_k, tower in zip(f, towers, strict=True)]
+        z = [h @ tower[2] + tower[3] for h, tower in zip(hidden, towers, strict=True)]
+        S = {"logit": z, "prob": [torch.sigmoid(z_k) for z_k in z], "hidden": hidden}[mix]
+        out = []
+        for k, (R, tower) in enumerate(zip(relations, towers, strict=True)):
+            a = torch.softmax(x @ R, dim=1)
+            seen = [S_j if j == k or not constrained else S_j.detach() for j, S_j in enumerate(S)]
+            mixed = sum(a[:, j : j + 1] * S_j for j, S_j in enumerate(seen))
+            out.append(mixed @ tower[2] + tower[3] if mix == "hidden" else mixed)
+        return [F.mse_loss(out_k, torch.tensor(Y[:, :2])) for out_k in out]
+
+    agree(lambda flat: [nn.mse(out, Y[:, :2]) for out in network.forward(p.rebuilt(flat), X)], theirs, p.flat)
 
 
 def test_kinks_and_tails_follow_torch():

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 import mtlref
+from mtlref.autograd import jacobian, parameter
 from mtlref.defects import DEFECTS, Defect, combinations, variant
 from mtlref.settings import build
 
-ALL = [(stem, defect) for stem, defects in DEFECTS.items() for defect in defects]
+ALL = [(stem, defect) for stem in mtlref.METHODS for defect in DEFECTS[stem]]
+OF_NETWORKS = [(stem, defect) for stem in mtlref.NETWORKS for defect in DEFECTS[stem]]
 
 
 def runs():
@@ -75,6 +77,73 @@ def test_a_defect_changes_its_own_equation_first(stem, defect):
     order = [*mtlref.METHODS[stem].tags.values(), mtlref.METHODS[stem].heads]
     assert found, f"{defect.name} changes nothing here"
     assert min(found, key=order.index) in (defect.equation, LOOPS.get(defect.equation))
+
+
+NETWORK = {"n_inputs": 5, "n_experts": 2, "experts": (4,), "towers": ((3, 2), (3, 2), (4, 2)), "activation": "tanh"}
+"""A network in which all sizes differ, three scenarios and two experts."""
+
+GRADIENTS = {"dS": "HMOE-3", "d_relations": "HMOE-4", "d_gates": "MMOE-3", "rest": "MMOE-1"}
+"""Where a wrong gradient shows when every value is right, in the order in which the sweep comes to it."""
+
+
+def network_differences(network, wrong, B):
+    """The tag of the first term that is wrong, or else of the first gradient; nothing if it fails as a whole."""
+    rng = np.random.default_rng(B)
+    p = network.init(rng).rebuilt([rng.standard_normal(a.shape) for a in network.init(rng).flat])
+    x, delta = rng.standard_normal((B, 5)), rng.standard_normal((3, B, 2))
+    found = []
+    for one in (network, wrong):
+        leaves = [parameter(array) for array in p.flat]
+        try:
+            terms = one.terms(p.rebuilt(leaves), x)
+        except mtlref.MtlrefError:
+            return ["MMOE-3"]  # what follows the mixture does not take its shape
+        losses = [(out * d).sum() for out, d in zip(terms["out"], delta, strict=True)]
+        blocks = p.rebuilt(jacobian(losses, leaves).blocks)
+        values = {tag: [t.value for t in terms[name]] for name, tag in one.tags.items()}
+        rows = {"dS": jacobian(losses, terms["S"]).blocks, "d_relations": [h[1] for h in blocks.heads]}
+        rows |= {"d_gates": [head[0] for head in blocks.heads], "rest": [*blocks.shared, *blocks.heads[0][2:]]}
+        found.append({**values, **{(GRADIENTS[name], name): arrays for name, arrays in rows.items()}})
+    right, odd = found
+    return [
+        key if isinstance(key, str) else key[0]
+        for key in right
+        if any(not np.array_equal(a, b) for a, b in zip(right[key], odd[key], strict=True))
+    ]
+
+
+@pytest.mark.parametrize(("stem", "defect"), OF_NETWORKS, ids=lambda x: getattr(x, "name", x))
+def test_a_network_s_defect_changes_its_own_equation_first(stem, defect):
+    network = mtlref.NETWORKS[stem](**NETWORK)
+    firsts = [tag for B in (7, 1) for tag in network_differences(network, variant(network, defect), B)[:1]]
+    assert firsts, f"{defect.name} changes nothing here"
+    assert firsts[0] == defect.equation
+
+
+@pytest.mark.parametrize("defect", [d for _, d in OF_NETWORKS if d.equation.startswith("MMOE")], ids=lambda d: d.name)
+def test_the_implicit_part_s_defects_are_defects_of_mmoe(defect):
+    network = mtlref.MMoE(**NETWORK)
+    wrong = variant(network, defect)
+    assert isinstance(wrong, mtlref.MMoE) and wrong.towers == network.towers
+    p = network.init(np.random.default_rng(2))
+    moved = []
+    for B in (6, 1):
+        x = np.random.default_rng(B).standard_normal((B, 5))
+        gradients = []
+        for one in (network, wrong):
+            leaves = [parameter(array) for array in p.flat]
+            try:
+                losses = [(z**2).sum() for z in one.forward(p.rebuilt(leaves), x)]
+            except mtlref.MtlrefError:
+                losses = [ad_zero(leaves)] * 3
+            gradients.append(jacobian(losses, leaves).matrix)
+        moved.append(not np.allclose(*gradients))
+    assert any(moved)
+
+
+def ad_zero(leaves):
+    """A loss that depends on nothing, of a network that cannot be evaluated."""
+    return (leaves[0] * 0).sum()
 
 
 def test_neither_the_class_nor_the_module_is_touched():

@@ -67,7 +67,7 @@ def test_every_equation_is_implemented_where_its_derivation_says():
         ), f"{page.name} defines {tag}, and no function implements it"
 
 
-@pytest.mark.parametrize("stem", list(mtlref.METHODS))
+@pytest.mark.parametrize("stem", [*mtlref.METHODS, *mtlref.NETWORKS])
 def test_a_method_stands_in_its_five_places(stem):
     for path in (
         f"mtlref/methods/{stem}.py",
@@ -92,11 +92,27 @@ def test_a_method_s_tags_are_its_derivation_s(stem):
     assert used <= begun
 
 
-@pytest.mark.parametrize("stem", list(mtlref.METHODS))
+IMPLICIT = "mmoe"
+"""The page of the networks' implicit part, which is code of its own: mtlref/mixtures.py."""
+
+
+@pytest.mark.parametrize("stem", list(mtlref.NETWORKS))
+def test_a_network_s_tags_are_its_derivation_s_and_its_implicit_part_s(stem):
+    cls = mtlref.NETWORKS[stem]
+    begun = docstring_tags()
+    defined = {tag for tag, page in headings().items() if EQUATION_TAG.fullmatch(tag) and page.stem == stem}
+    implicit = {tag for tag, page in headings().items() if EQUATION_TAG.fullmatch(tag) and page.stem == IMPLICIT}
+    assert defined == {tag for tag, path in begun.items() if path == ROOT / f"mtlref/methods/{stem}.py"}
+    assert implicit == {tag for tag, path in begun.items() if path == ROOT / "mtlref/mixtures.py"}
+    assert implicit < set(cls.tags.values()) <= defined | implicit
+
+
+@pytest.mark.parametrize("stem", [*mtlref.METHODS, *mtlref.NETWORKS])
 def test_every_defect_breaks_an_equation_of_its_method(stem):
     known = headings()
+    pages = {stem, IMPLICIT} if stem in mtlref.NETWORKS else {stem}
     for defect in DEFECTS[stem]:
-        assert known[defect.equation].stem == stem
+        assert known[defect.equation].stem in pages
         assert EQUATION_TAG.fullmatch(defect.equation)
 
 
@@ -111,7 +127,7 @@ def test_every_equation_of_the_seed_documents_is_somewhere():
     """derivations/README.md's table: each row names tags that exist, and every method's equations are reached."""
     page = (ROOT / "derivations/README.md").read_text(encoding="utf-8")
     rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith(("| GradNorm |", "| article |"))]
-    assert len(rows) == 31 + 1
+    assert len(rows) == 31 + 2
     begun, known, reached = docstring_tags(), headings(), set()
     for _, equation, tags in rows:
         named = [match.group() for match in TAG.finditer(tags)]
@@ -122,3 +138,5 @@ def test_every_equation_of_the_seed_documents_is_somewhere():
         reached.update(named)
     for stem, cls in mtlref.METHODS.items():
         assert reached & {*cls.tags.values(), cls.heads}, f"{stem} is in no seed's row"
+    for stem, network in mtlref.NETWORKS.items():
+        assert set(network.tags.values()) <= reached, f"{stem} is not in the seeds' rows"

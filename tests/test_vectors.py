@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from mtlref import vectors
+from mtlref.autograd import jacobian, parameter
 from mtlref.defects import DEFECTS, variant
-from mtlref.methods import METHODS
+from mtlref.methods import METHODS, NETWORKS
+from mtlref.networks import Parameters
 from mtlref.notation import DomainError, MtlrefError
 from mtlref.vectors import replay
 
@@ -32,6 +34,8 @@ def named(entries):
 
 def answer(stem, group, test, *defects):
     """What a method, with defects, answers: every observable as arrays, one a step. Its own replay."""
+    if stem in NETWORKS:
+        return [network_answer(stem, group, test, *defects)]
     method = variant(replay.method(stem, group["parameters"]), *defects)
     given = {name: replay.numbers(value) for name, value in test["input"].items()}
     single = group["type"] == "step"
@@ -52,12 +56,67 @@ def answer(stem, group, test, *defects):
     return rows
 
 
+def network_answer(stem, group, test, *defects):
+    """What a network, with defects, answers: the gradients' columns are found by numbering the parameters."""
+    settings = {name: as_tuples(value) for name, value in group["parameters"].items()}
+    network = variant(NETWORKS[stem](**settings), *defects)
+    given = replay.numbers(test["input"])
+    kinds = ("experts", "gates", "relations", "towers")
+    sizes = [sum(1 for _ in numbers_in(given["parameters"][kind])) for kind in kinds]
+    counter = iter(range(sum(sizes)))
+    numbered = {kind: renumbered(given["parameters"][kind], counter) for kind in kinds}
+    order = np.argsort(np.concatenate([a.ravel() for a in laid_out(network, numbered).flat]).astype(int))
+    at = laid_out(network, given["parameters"])
+    leaves = [parameter(array) for array in at.flat]
+    terms = network.terms(at.rebuilt(leaves), given["x"])
+    losses = [(out * np.array(delta)).sum() for out, delta in zip(terms["out"], given["delta"], strict=True)]
+    row = {name: np.array([tensor.value for tensor in terms[name]]) for name in ("g", "f", "z", "a", "S", "out")}
+    slopes = jacobian(losses, terms["S"])
+    row |= {"E": terms["E"][0].value, "dS": np.array(slopes.blocks).swapaxes(0, 1)}
+    parts = np.split(jacobian(losses, leaves).matrix[:, order], np.cumsum(sizes)[:-1], axis=1)
+    return row | {f"d_{kind}": part for kind, part in zip(kinds, parts, strict=True)}
+
+
+def laid_out(network, plain):
+    """The parameters of a vector as the network lays them out."""
+    K = len(plain["towers"])
+    experts = [np.array(arrays) for arrays in zip(*plain["experts"], strict=True)]
+    shared = [array if array.ndim == 3 else array[:, None, :] for array in experts]
+    heads = [[np.array(array) for array in tower] for tower in plain["towers"]]
+    for kind, common in (("relations", network.share_w), ("gates", network.share_gate)):
+        matrices = [np.array(matrix) for matrix in plain[kind]]
+        assert len(matrices) == (1 if common else K)
+        if common:
+            shared = [matrices[0], *shared]
+        else:
+            heads = [[matrix, *head] for matrix, head in zip(matrices, heads, strict=True)]
+    return Parameters(tuple(shared), tuple(map(tuple, heads)))
+
+
+def as_tuples(value):
+    return tuple(map(as_tuples, value)) if isinstance(value, list) else value
+
+
+def numbers_in(value):
+    if isinstance(value, list):
+        for item in value:
+            yield from numbers_in(item)
+    else:
+        yield value
+
+
+def renumbered(value, counter):
+    return [renumbered(item, counter) for item in value] if isinstance(value, list) else next(counter)
+
+
 def error(rows, name, group, test):
     """The largest error of an observable over the steps, in units of 1 or the largest entry."""
     expected = test["expected"][name]
     worst = 0.0
-    for row, wanted in zip(rows, [expected] if group["type"] == "step" else expected, strict=True):
+    for row, wanted in zip(rows, expected if group["type"] == "run" else [expected], strict=True):
         wanted = np.asarray(wanted)
+        if np.shape(row[name]) != wanted.shape:
+            return math.inf
         off = np.abs(row[name] - wanted).max() / max(1.0, np.abs(wanted).max()) if wanted.size else 0.0
         worst = max(worst, off if np.isfinite(off) else math.inf)
     return worst
@@ -112,7 +171,7 @@ def test_a_missing_field_and_a_nan_are_refused_by_the_schema():
 
 
 def test_every_method_has_vectors():
-    assert set(STEMS) == set(METHODS)
+    assert set(STEMS) == {*METHODS, *NETWORKS}
 
 
 @pytest.mark.parametrize("stem", STEMS)
@@ -122,7 +181,17 @@ def test_ids_are_unique_and_counted(stem):
     assert len(set(ids)) == len(ids) == document["number_of_tests"]
 
 
-@pytest.mark.parametrize("stem", STEMS)
+@pytest.mark.parametrize("stem", NETWORKS)
+def test_every_size_of_a_network_and_both_results_are_there(stem):
+    """K = 1, 2, 3, 4, 8; a batch of one; more scenarios than experts and fewer; something to refuse."""
+    tests = [(group["parameters"], test) for s, group, test in ANSWERED if s == stem]
+    assert {1, 2, 3, 4, 8} <= {len(sizes["towers"]) for sizes, _ in tests}
+    assert {-1, 1} <= {int(np.sign(sizes["n_experts"] - len(sizes["towers"]))) for sizes, _ in tests}
+    assert 1 in {len(test["input"]["x"]) for _, test in tests}
+    assert any(s == stem for s, _, _ in REFUSED)
+
+
+@pytest.mark.parametrize("stem", METHODS)
 def test_every_size_and_both_results_are_there(stem):
     """K = 1, 2, 3, 4, 8; a run of eight steps or more; something to refuse; with a Jacobian, D below and above K."""
     tests = [test for s, group, test in ANSWERED if s == stem and group["type"] == "step"]
@@ -177,6 +246,11 @@ def test_a_run_is_refused_at_its_last_step(stem, group, test):
         ("combination", "hand-k2", "weights", [4 / 3, 2 / 3]),
         ("combination", "hand-strengths-k2", "weights", [8 / 31, 54 / 31]),
         ("combination", "hand-pcgrad-k2", "weights", [2.0, 4 / 3]),
+        ("hmoe", "hand-k2", "out", [[[-1.75]], [[-1.75]]]),
+        ("hmoe", "hand-k2", "d_relations", [[7.25, -7.25, 0, 0], [0, 0, 7.25, -7.25]]),
+        ("hmoe", "hand-k2", "d_towers", [[2.5, 0.5, 0, 0], [0, 0, 2.5, 0.5]]),
+        ("hmoe", "hand-k2", "d_experts", [[1, 0.5], [-2, -1]]),
+        ("hmoe", "hand-k2", "dS", [[[[0.5]], [[0]]], [[[0]], [[0.5]]]]),
     ],
 )  # fmt: skip
 def test_answers_by_hand(stem, id, name, by_hand):

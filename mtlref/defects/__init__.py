@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations as choose
 
-from mtlref.defects import combination, cov, dwa, fixed, gradnorm, pcgrad, pe_ltr, uncertainty
+from mtlref.defects import combination, cov, dwa, fixed, gradnorm, hmoe, pcgrad, pe_ltr, uncertainty
 from mtlref.defects.defect import Defect, variant
 
 DEFECTS: Mapping[str, tuple[Defect, ...]] = {
@@ -26,6 +26,7 @@ DEFECTS: Mapping[str, tuple[Defect, ...]] = {
     "dwa": dwa.DEFECTS,
     "cov": cov.DEFECTS,
     "combination": combination.DEFECTS,
+    "hmoe": hmoe.DEFECTS,
 }
 """The known defects of every method, by its stem."""
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import FunctionType
-from typing import Any
+from typing import Any, TypeVar
 
-from mtlref.contract import Method
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,17 @@ class Defect:
     seen: str = ""
 
 
-def variant(method: Method, *defects: Defect) -> Method:
-    """Return `method`, with its hyper-parameters, as it would be with `defects`.
+def variant(method: S, *defects: Defect) -> S:
+    """Return `method`, a method or a network, with its hyper-parameters, as it would be with `defects`.
 
     The class's functions are made anew over a copy of the module's names in which the defects' functions stand;
     neither the module nor the class of `method` is touched.
     """
     replaced = {name: function for defect in defects for name, function in defect.replaces.items()}
-    cls = type(method)
-    names: dict[str, Any] = {**cls.step.__globals__, **replaced}
-    missing = replaced.keys() - cls.step.__globals__.keys()
+    cls: Any = type(method)
+    module = (cls.step if hasattr(cls, "step") else cls.forward).__globals__
+    names: dict[str, Any] = {**module, **replaced}
+    missing = replaced.keys() - module.keys()
     if missing:
         raise KeyError(f"{cls.__name__}'s module has no function {sorted(missing)}")
     body = {
@@ -44,7 +45,7 @@ def variant(method: Method, *defects: Defect) -> Method:
         if isinstance(function, FunctionType) and not name.startswith("__")
     }
     title = "".join(defect.name for defect in defects) + cls.__name__
-    wrong: Method = object.__new__(type(title, (cls,), body))
+    wrong: S = object.__new__(type(title, (cls,), body))
     for name, value in vars(method).items():
         object.__setattr__(wrong, name, value)
     return wrong

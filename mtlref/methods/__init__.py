@@ -1,4 +1,4 @@
-"""The weighting methods, one module a method, and `METHODS`: stem → class."""
+"""The weighting methods, one module a method, and `METHODS`: stem → class; the networks among them: `NETWORKS`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from mtlref.methods.dwa import DWA, DWAState
 from mtlref.methods.equal import EqualState, EqualWeights
 from mtlref.methods.fixed import FixedState, FixedWeights
 from mtlref.methods.gradnorm import GradNorm, GradNormState
+from mtlref.methods.hmoe import HMoE
 from mtlref.methods.pcgrad import PCGrad, PCGradState
 from mtlref.methods.pe_ltr import PELTR, PELTRState
 from mtlref.methods.stages import Stage
@@ -27,9 +28,13 @@ METHODS: dict[str, type[Method]] = {
 }
 """Every weighting method by its stem."""
 
+NETWORKS: dict[str, type[HMoE]] = {"hmoe": HMoE}
+"""The methods that weight nothing but are a network with a mask on its gradient, by stem."""
+
 __all__ = [
     "DWA",
     "METHODS",
+    "NETWORKS",
     "PELTR",
     "CoVState",
     "CoVWeighting",
@@ -42,6 +47,7 @@ __all__ = [
     "FixedWeights",
     "GradNorm",
     "GradNormState",
+    "HMoE",
     "PCGrad",
     "PCGradState",
     "PELTRState",

@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from mtlref.methods import METHODS
+from mtlref.methods import METHODS, NETWORKS
 from mtlref.notation import DomainError
 from mtlref.vectorgen.core import Recipe, document
 from mtlref.vectorgen.schema import schema
@@ -30,7 +30,7 @@ SHOWN = 12
 
 def recipes() -> dict[str, Recipe]:
     """Return the recipes of the methods that have a file of cases, by stem."""
-    there = [stem for stem in METHODS if find_spec(f"{__name__}.{stem}")]
+    there = [stem for stem in (*METHODS, *NETWORKS) if find_spec(f"{__name__}.{stem}")]
     return {stem: import_module(f"{__name__}.{stem}").RECIPE for stem in there}
 
 

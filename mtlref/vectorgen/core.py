@@ -23,7 +23,7 @@ from typing import Any, Literal
 import mtlref
 from mtlref.defects import DEFECTS
 from mtlref.exact import Number, fraction
-from mtlref.methods import METHODS
+from mtlref.methods import METHODS, NETWORKS
 from mtlref.notation import MtlrefError
 from mtlref.vectorgen import flags
 
@@ -39,7 +39,7 @@ SEPARATION = 1e-3
 MARGIN = 1e-3
 """How far, relatively, every case that is not an edge case stays away from a discontinuity of its method."""
 
-Kind = Literal["step", "run"]
+Kind = Literal["step", "run", "network"]
 State = Mapping[str, Any]
 
 
@@ -51,7 +51,8 @@ class VectorError(MtlrefError):
 class Answer:
     """What the exact oracle answers to one step, and what the answer hangs on.
 
-    `gap`: the relative distance from the nearest discontinuity; `decided`: the choice points that decide it.
+    `gap`: the relative distance from the nearest discontinuity; `decided`: the choice points that decide it. Of a
+    network there are terms alone, and the weights are empty.
     """
 
     weights: Sequence[Number]
@@ -100,7 +101,7 @@ class Recipe:
     observables that every implementation has, on which defects must show. `parameters`, `state`, `terms`: what the
     schema allows, a type of `mtlref.vectorgen.schema` by name. `fine`: defects flagged only where a case demands it,
     because their error depends on the machine. `elsewhere`: defects that move no mandatory observable, and the
-    observable that each moves.
+    observable that each moves. `kinds`: the kinds of groups that there can be, a network's being "network".
     """
 
     stem: str
@@ -114,6 +115,7 @@ class Recipe:
     fine: tuple[str, ...] = ()
     elsewhere: Mapping[str, str] = field(default_factory=dict)
     reads: tuple[str, ...] = ("losses",)
+    kinds: tuple[Kind, ...] = ("step", "run")
 
 
 # THE EXACT ANSWERS
@@ -122,8 +124,8 @@ class Recipe:
 def answers(recipe: Recipe, group: Group, case: Case) -> list[Answer]:
     """Return the exact answers to a case: one, or one a step of a run."""
     given = case.input
-    if group.kind == "step":
-        return [recipe.step(group.parameters, given["state"], given)]
+    if group.kind != "run":
+        return [recipe.step(group.parameters, given.get("state", {}), given)]
     state = given.get("state", recipe.initial(group.parameters, len(given["losses"][0])))
     found: list[Answer] = []
     for t in range(len(given["losses"])):
@@ -136,7 +138,8 @@ def answers(recipe: Recipe, group: Group, case: Case) -> list[Answer]:
 
 def expected(answer: Answer, jacobian: Sequence[Sequence[Number]] | None) -> dict[str, Any]:
     """Return the observables of one step, rounded once; with a Jacobian, the direction too."""
-    found: dict[str, Any] = {"weights": answer.weights, "head_weights": answer.head_weights, **answer.terms}
+    found: dict[str, Any] = {"weights": answer.weights, "head_weights": answer.head_weights} if answer.weights else {}
+    found.update(answer.terms)
     if jacobian is not None:
         columns = zip(*jacobian, strict=True)
         w = [fraction(value) for value in answer.weights]
@@ -161,7 +164,8 @@ def rounded(value: Any) -> Any:
 
 def document(recipe: Recipe) -> dict[str, Any]:
     """Return the whole file of a method's vectors. Errors: VectorError where a case or the lint fails."""
-    cls = METHODS[recipe.stem]
+    known: dict[str, Any] = {**METHODS, **NETWORKS}
+    cls = known[recipe.stem]
     groups = [_group(recipe, group) for group in recipe.groups()]
     tests = [test for group in groups for test in group["tests"]]
     made = {
@@ -211,7 +215,7 @@ def test(recipe: Recipe, group: Group, case: Case) -> dict[str, Any]:
         if hidden:
             raise VectorError(f"{case.id} hangs on {', '.join(sorted(hidden))}, and does not say so")
         jacobians = case.input.get("jacobian")
-        if group.kind == "step":
+        if group.kind != "run":
             values = expected(exact[0], jacobians)
         else:
             rows = jacobians or [None] * len(exact)

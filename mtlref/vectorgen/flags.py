@@ -37,6 +37,7 @@ EFFECTS = {
     "w_next": "The weights of the next step are wrong.",
     "weights": "The weights in use are wrong.",
     "head_weights": "The heads' gradients are weighted wrongly; the shared parameters' are right.",
+    "d_towers": "The outputs are wrong, or the outputs are right and some task's gradient is not.",
 }
 """What it means for a defect to show in an observable; of the others only the report is wrong."""
 
@@ -85,7 +86,7 @@ def distances(
     recipe: Recipe, group: Group, case: Case, expected: Mapping[str, Any], names: Sequence[str], *defects: Defect
 ) -> dict[str, float]:
     """Return how far the method with `defects` is from the expected observables `names`: infinitely, if it raises."""
-    wrong = variant(replay.method(recipe.stem, group.parameters), *defects)
+    wrong = variant(replay.subject(recipe.stem, group.parameters), *defects)
     try:
         with np.errstate(all="ignore"):
             got = replay.observed(wrong, group.kind, case.input)

@@ -48,9 +48,6 @@ def optional(schema: Schema) -> Schema:
     return {"anyOf": [schema, {"type": "null"}]}
 
 
-KINDS: tuple[Kind, ...] = ("step", "run")
-"""The kinds of groups."""
-
 MOMENTS = {"step": {"type": "integer", "minimum": 0}, "first_moment": array(NUMBER), "second_moment": array(NUMBER)}
 
 TYPES: Mapping[str, Schema] = {
@@ -59,7 +56,9 @@ TYPES: Mapping[str, Schema] = {
     "number or vector": {"anyOf": [NUMBER, array(NUMBER)]},
     "count": {"type": "integer"},
     "count or null": optional({"type": "integer"}),
+    "counts": array({"type": "integer"}),
     "counts or null": optional(array({"type": "integer"})),
+    "widths": array({"type": "integer"}, 2),
     "string": {"type": "string"},
     "strings": {"anyOf": [{"type": "string"}, array({"type": "string"})]},
     "boolean": {"type": "boolean"},
@@ -78,15 +77,25 @@ ANSWERS: Mapping[str, Schema] = {
     "scalar": {"type": "number"},
     "vector": array({"type": "number"}),
     "matrix": array({"type": "number"}, 2),
+    "matrices": array({"type": "number"}, 3),
+    "table of matrices": array({"type": "number"}, 4),
 }
 """The types of what comes out: finite numbers."""
+
+LAYERS = array({"anyOf": [array(NUMBER, 2), array(NUMBER)]}, 2)
+"""Perceptrons, each a list of its layers: weights, bias, weights, bias, …"""
 
 INPUTS: Mapping[str, Schema] = {
     "losses": array(NUMBER),
     "jacobian": optional(array(NUMBER, 2)),
     "draw": array({"type": "integer"}, 2),
+    "parameters": closed(
+        {"experts": LAYERS, "gates": array(NUMBER, 3), "relations": array(NUMBER, 3), "towers": LAYERS}
+    ),
+    "x": array(NUMBER, 2),
+    "delta": array(NUMBER, 3),
 }
-"""What a step reads."""
+"""What a step reads, or a network."""
 
 
 def schema(recipes: Sequence[Recipe]) -> Schema:
@@ -101,14 +110,14 @@ def schema(recipes: Sequence[Recipe]) -> Schema:
     }
     for recipe in recipes:
         shared[recipe.stem] = file(recipe)
-        for kind in KINDS:
+        for kind in recipe.kinds:
             shared[f"{recipe.stem}.{kind}"] = group(recipe, kind)
             shared[f"{recipe.stem}.{kind}.input"] = given(recipe, kind)
             shared[f"{recipe.stem}.{kind}.expected"] = answer(recipe, kind)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "mtlref vectors",
-        "description": "Inputs and exact answers of one multi-task weighting method; see derivations/vectors.md.",
+        "description": "Inputs and exact answers of one multi-task method; see derivations/vectors.md.",
         **chosen("method", {recipe.stem: {"$ref": f"#/$defs/{recipe.stem}"} for recipe in recipes}),
         "$defs": shared,
     }
@@ -130,7 +139,7 @@ def file(recipe: Recipe) -> Schema:
     """Return the schema of one method's file."""
     name: Schema = {"type": "string", "minLength": 1}
     terms = {"enum": list(recipe.terms)}
-    kinds = chosen("type", {kind: {"$ref": f"#/$defs/{recipe.stem}.{kind}"} for kind in KINDS})
+    kinds = chosen("type", {kind: {"$ref": f"#/$defs/{recipe.stem}.{kind}"} for kind in recipe.kinds})
     return closed(
         {
             "$schema": {"const": "schema.json"},
@@ -180,7 +189,7 @@ def refusal() -> Schema:
 
 
 def group(recipe: Recipe, kind: Kind) -> Schema:
-    """Return the schema of a group of steps, or of runs."""
+    """Return the schema of a group of one kind."""
     choices = {
         "type": "object",
         "propertyNames": {"$ref": "#/$defs/choice"},
@@ -221,14 +230,16 @@ def test(recipe: Recipe, kind: Kind) -> Schema:
 
 def given(recipe: Recipe, kind: Kind) -> Schema:
     """Return the schema of the input: a run's has a further axis, of steps, and may have a state to start from."""
-    read = {name: INPUTS[name] if kind == "step" else array(INPUTS[name]) for name in recipe.reads}
+    read = {name: array(INPUTS[name]) if kind == "run" else INPUTS[name] for name in recipe.reads}
+    if kind == "network":
+        return closed(read)
     state = {"state": closed({name: TYPES[type] for name, type in recipe.state.items()})}
     return closed({**state, **read}, ("draw",) if kind == "step" else ("state", "draw"))
 
 
 def answer(recipe: Recipe, kind: Kind) -> Schema:
     """Return the schema of what is expected: every observable, of a run with a further axis, of steps."""
-    types = {"weights": "vector", "head_weights": "vector", **recipe.terms}
+    types = {**({} if kind == "network" else {"weights": "vector", "head_weights": "vector"}), **recipe.terms}
     if "jacobian" in recipe.reads:
         types["direction"] = "vector"
-    return closed({name: ANSWERS[type] if kind == "step" else array(ANSWERS[type]) for name, type in types.items()})
+    return closed({name: array(ANSWERS[type]) if kind == "run" else ANSWERS[type] for name, type in types.items()})

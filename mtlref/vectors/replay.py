@@ -1,7 +1,7 @@
-"""Replay: a vector put to a method of this package, and how far the method's answer is from the expected one.
+"""Replay: a vector put to a method or a network of this package, and how far its answer is from the expected one.
 
-`observed` gives every observable of a test: of a step the values, of a run a list of them, one a step. It raises
-what the method raises, which is what an invalid vector asks for.
+`observed` gives every observable of a test: of a step the values, of a run a list of them, one a step, of a network
+its terms and the gradients of the losses. It raises what the method raises, which is what an invalid vector asks for.
 """
 
 from __future__ import annotations
@@ -12,7 +12,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from mtlref.autograd import jacobian, parameter
 from mtlref.contract import Method, Step, direction
+from mtlref.methods import NETWORKS, HMoE
+from mtlref.mixtures import joined, split, stacked, unstacked
+from mtlref.networks import Parameters
 from mtlref.notation import Array, DomainError
 from mtlref.settings import build
 from mtlref.state import State
@@ -26,6 +30,18 @@ STRINGS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-i
 def method(stem: str, parameters: Mapping[str, Any]) -> Method:
     """Return the method with the parameters of a group. Errors: DomainError for a value out of range."""
     return build(stem, numbers(parameters))
+
+
+def subject(stem: str, parameters: Mapping[str, Any]) -> Method | HMoE:
+    """Return what the vectors of `stem` are put to: a method, or a network. Errors: DomainError as for `method`."""
+    if stem in NETWORKS:
+        return NETWORKS[stem](**{name: _tupled(value) for name, value in parameters.items()})
+    return method(stem, parameters)
+
+
+def _tupled(value: Any) -> Any:
+    """Return lists, however nested, as tuples."""
+    return tuple(_tupled(item) for item in value) if isinstance(value, list) else value
 
 
 def numbers(value: Any) -> Any:
@@ -60,11 +76,13 @@ def state_of(template: S, plain: Mapping[str, Any]) -> S:
     return replace(template, **changed)
 
 
-def observed(method: Method, kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
+def observed(method: Method | HMoE, kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `method` answers to the input of a test of the type `kind`: every observable by its name.
 
     Errors: whatever the method raises.
     """
+    if isinstance(method, HMoE):
+        return _pass(method, numbers(given))
     if kind == "step":
         arrays = [value for name, value in given["state"].items() if isinstance(value, list) and name != "stages"]
         state = state_of(method.init(len(arrays[0] if arrays else given["losses"])), given["state"])
@@ -94,6 +112,56 @@ def _observables(out: Step, jacobian: Any) -> dict[str, Any]:
     if jacobian is not None:
         found["direction"] = direction(out.weights, np.asarray(jacobian, dtype=np.float64))
     return found
+
+
+# A NETWORK
+
+
+def _pass(network: HMoE, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a network's terms, and the gradients of the losses L_k = Σ δ_k out_k.
+
+    `dS` is the slope of each loss in each S_j, `d_<kind>` its gradient in the parameters of a kind: a row a loss, in
+    the order in which the vector gives them.
+    """
+    at = _parameters(network, given["parameters"])
+    leaves = tuple(parameter(array) for array in at.flat)
+    terms = network.terms(at.rebuilt(leaves), given["x"])
+    losses = [(out * np.asarray(delta)).sum() for out, delta in zip(terms["out"], given["delta"], strict=True)]
+    found: dict[str, Any] = {
+        name: np.stack([tensor.value for tensor in values]) for name, values in terms.items() if name != "seen"
+    }
+    found["E"] = found["E"][0]
+    found["dS"] = np.stack(jacobian(losses, terms["S"]).blocks, axis=1)
+    blocks = jacobian(losses, leaves).blocks
+    rows = [_flat(network, at.rebuilt([block[k] for block in blocks])) for k in range(len(losses))]
+    return {**found, **{f"d_{kind}": np.stack([row[kind] for row in rows]) for kind in rows[0]}}
+
+
+def _parameters(network: HMoE, plain: Mapping[str, Any]) -> Parameters[Array]:
+    """Return the parameters that a vector gives kind by kind."""
+    experts, towers = (
+        [[np.array(array) for array in layers] for layers in plain[kind]] for kind in ("experts", "towers")
+    )
+    gates, relations = ([np.array(matrix) for matrix in plain[kind]] for kind in ("gates", "relations"))
+    common = (network.share_gate, network.share_w)
+    return joined((gates, relations), stacked(experts), [tuple(layers) for layers in towers], common)
+
+
+def _flat(network: HMoE, gradient: Parameters[Array]) -> dict[str, Array]:
+    """Return a gradient as a vector for each kind of parameters, in the order of `_parameters`."""
+    common = (network.share_gate, network.share_w)
+    matrices, experts, towers = split(gradient, common)
+    gates, relations = (kind[:1] if one else kind for kind, one in zip(matrices, common, strict=True))
+    kinds = {
+        "experts": [array for layers in unstacked(experts) for array in layers],
+        "gates": gates,
+        "relations": relations,
+        "towers": [array for layers in towers for array in layers],
+    }
+    return {name: np.concatenate([np.ravel(array) for array in arrays]) for name, arrays in kinds.items()}
+
+
+# HOW FAR
 
 
 def distance(got: Any, expected: Any) -> float:
