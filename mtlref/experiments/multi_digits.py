@@ -97,7 +97,7 @@ def pairs(images: Array, labels: NDArray[np.int64], rng: np.random.Generator, pa
 
 @dataclass(frozen=True)
 class MultiDigits(Experiment):
-    """`epochs` of batches of `batch` pairs, `partners` pairs a digit, of `training` digits; the rest are for the test.
+    """`epochs` of batches of `batch` pairs, `partners` pairs for each of `training` digits; the rest are the test.
 
     The network is a relu trunk with affine heads, moved by Adam(`lr`); the weights of GradNorm and the log-variances
     of Uncertainty Weighting by Adam(`weight_lr`); `alpha`: GradNorm's.
