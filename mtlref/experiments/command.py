@@ -32,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = (
         "Trains an experiment's arms for many seeds and writes to --out: result.json and table.csv (the table,\n"
-        "the claims, the verdict), runs.csv (the numbers of every run), runs/ (every run as soon as it is finished),\n"
+        "the claims, the verdict), runs.csv (the numbers of every run), runs/ (every run as it is finished),\n"
         "logs/ (the first seed's training runs, for `mtlref audit`), and the figure. Interrupted, the same command\n"
-        "goes on where it was; with other settings it wants another --out. Without NAME it lists the experiments:\n"
+        "goes on where it was; with other settings it wants another --out. Without NAME it lists what there is:\n"
         f"{listed}"
     )
     parser.epilog = "Exit status: 0 it was carried out, whatever the verdict; 2 it could not be."

@@ -161,12 +161,19 @@ class MultiDigits(Experiment):
         """The methods, equal and random weights first, the combinations last."""
         return tuple(self.methods)
 
-    def run(self, arm: str, seed: int) -> Outcome:
-        """Train with one method and measure it on pairs of digits that the training has not seen."""
+    def data(self, seed: int) -> tuple[Batch, Batch]:
+        """Return the pairs for training and those for the test, of digits that were split before."""
         images, labels = digits()
         order = generator(seed, 0).permutation(len(images))
-        known, unseen = order[: self.training], order[self.training :]
-        x, y = pairs(images[known], labels[known], generator(seed, 1), self.partners)
+        parts = order[: self.training], order[self.training :]
+        first, second = (
+            pairs(images[part], labels[part], generator(seed, 1 + i), self.partners) for i, part in enumerate(parts)
+        )
+        return first, second
+
+    def run(self, arm: str, seed: int) -> Outcome:
+        """Train with one method and measure it on pairs of digits that the training has not seen."""
+        (x, y), test = self.data(seed)
         network = SharedTrunk(x.shape[1], self.trunk, (10, 10, 1))
         start, shuffle = network.init(generator(seed, 3)), generator(seed, 4)
 
@@ -193,7 +200,6 @@ class MultiDigits(Experiment):
             rng=generator(seed, 5),
             progress=False,
         )
-        test = pairs(images[unseen], labels[unseen], generator(seed, 2), self.partners)
         shares = history.weights / np.abs(history.weights).sum(axis=1, keepdims=True)
         metrics = dict(zip(ERRORS, errors(network, history.parameters, test), strict=True))
         metrics |= {f"share {task}": float(share) for task, share in zip(TASKS, shares.mean(axis=0), strict=True)}
