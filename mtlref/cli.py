@@ -1,4 +1,4 @@
-"""The command line: `mtlref audit`, `mtlref check`, `mtlref explain`, `mtlref vectors`.
+"""The command line: `mtlref audit`, `mtlref check`, `mtlref explain`, `mtlref vectors`, `mtlref reproduce`.
 
 Exit status: 0 the run follows the method (or the command did what it was asked), 1 the run departs from it,
 2 the command could not be carried out, with one line on standard error that says why.
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import mtlref
 from mtlref import vectors
 from mtlref.conformance import command
+from mtlref.experiments import command as reproduce
 from mtlref.methods import METHODS
 from mtlref.notation import MtlrefError
 from mtlref.settings import build, parse
@@ -49,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_arguments(commands.add_parser("check", help="does an implementation mean what the method means?"))
     _explain_parser(commands.add_parser("explain", help="a method's equations with numbers in them"))
     vectors.add_arguments(commands.add_parser("vectors", help="golden vectors: inputs and exact answers, as JSON"))
+    reproduce.add_arguments(commands.add_parser("reproduce", help="published experiments, trained anew"))
     return root
 
 
