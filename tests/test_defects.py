@@ -21,7 +21,7 @@ def runs():
 
 
 def first_differences(method, wrong, losses, jacobians):
-    """For each step of the method's own run: the tag of the first value that is wrong from there; the start's, too."""
+    """For the start and each step of the method's own run: the tag of the first value that is wrong from there."""
     if not np.array_equal(weights_of(method.init(3)), weights_of(wrong.init(3))):
         yield method.start
     state, rng = method.init(3), np.random.default_rng(0)

@@ -1,8 +1,8 @@
 """Check: one tagged statement, and how it is put to an implementation.
 
-A check is a function of a `Trial` that raises `Departure` where the statement fails. Its docstring begins with the tag
-of the equation, its name is `check_<method>_<statement>`. All checks of an implementation are put to the same cases,
-simplest first, so that it is asked once a case and the first failure is the one to read.
+A check is a function of a `Trial` that raises `Departure` where the statement fails. Its docstring begins with the
+tag of the equation, its name is `check_<method>_<statement>`. All checks of an implementation are put to the same
+cases, simplest first, so that it is asked once a case and the first failure is the one to read.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from mtlref.conformance.implementation import AdapterError, Answers, Implementation
+from mtlref.conformance.implementation import Answers, Implementation
 from mtlref.conformance.problem import Case
 from mtlref.conformance.strategies import Kind
-from mtlref.conformance.trial import Departure, Trial, Undecided
+from mtlref.conformance.trial import Trial, Undecided
 from mtlref.notation import TAG, MissingExtraError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def check(*needs: str, on: Kind = "step", only: Literal["given", "own"] | None =
     return make
 
 
-class Skipped(Exception):  # noqa: N818 - it is no error: the check does not apply
+class Skipped(Exception):
     """The check does not apply to the implementation, for the reason that the message gives."""
 
 
@@ -122,7 +122,10 @@ def draw(strategy: SearchStrategy[Case], number: int, label: str) -> tuple[Case,
     hypothesis = extra()
     found: list[Case] = []
 
-    @hypothesis.settings(
+    def collect(case: Case) -> None:
+        found.append(replace(case, label=f"{label} {len(found)}"))
+
+    settings = hypothesis.settings(
         derandomize=DIG not in os.environ,
         max_examples=int(os.environ.get(DIG, number)),
         phases=[hypothesis.Phase.generate],
@@ -130,11 +133,7 @@ def draw(strategy: SearchStrategy[Case], number: int, label: str) -> tuple[Case,
         deadline=None,
         suppress_health_check=list(hypothesis.HealthCheck),
     )
-    @hypothesis.given(strategy)
-    def collect(case: Case) -> None:
-        found.append(replace(case, label=f"{label} {len(found)}"))
-
-    collect()
+    settings(hypothesis.given(strategy)(collect))()
     return tuple(found)
 
 

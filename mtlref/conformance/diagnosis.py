@@ -1,7 +1,7 @@
 """Diagnosis: which known defects, or which undeclared choice, give exactly the numbers of an implementation.
 
-The implementation is put to a fixed battery of cases, never to the example that a check has shrunk. Every candidate is
-the specification with known defects in it, or under another choice, put to the same battery. One that agrees with
+The implementation is put to a fixed battery of cases, never to the example that a check has shrunk. Every candidate
+is the specification with known defects in it, or under another choice, put to the same battery. One that agrees with
 every observable at every step explains the implementation; of several, the simplest are named, and if
 more than one is left the diagnosis says so. Where none agrees, it says which equation differs first.
 """
@@ -22,6 +22,7 @@ from mtlref.conformance.trial import Departure, Trial, Undecided, within
 from mtlref.contract import Method
 from mtlref.defects import Defect, combinations, variant
 from mtlref.notation import MtlrefError
+from mtlref.settings import hyper_parameters
 from mtlref.state import State
 
 GROSS = 1e-3
@@ -57,7 +58,7 @@ class Candidate:
 class Diagnosis:
     """What the battery shows.
 
-    `kind`: "agrees" with the specification on the whole battery; a "choice" that is not declared; the known "defects";
+    `kind`: "agrees" with the specification on the whole battery; a "choice" that is not declared; known "defects";
     "ambiguous" between several `candidates`; "differs" first at `equation`; "unknown", for the reason in `text`.
     """
 
@@ -194,7 +195,7 @@ def changed(answers: Answers, method: Method, candidate: Candidate) -> Method:
     """Return the method with the candidate's settings and defects."""
     if candidate.settings:
         settings = {**vars(method), **dict(candidate.settings)}
-        fields = {name: settings[name] for name in settings if name in type(method).__dataclass_fields__}
+        fields = {name: settings[name] for name in settings if name in hyper_parameters(method)}
         method = type(answers.impl)(
             answers.impl.method, name=answers.impl.name, step=answers.impl.step, run=answers.impl.run
         ).specification(fields)

@@ -56,10 +56,10 @@ class AdapterError(MtlrefError):
 class Implementation:
     """An implementation of the method with the stem `method`.
 
-    `name`: how reports call it. `step`, `run`: at least one of them. `choices`: the settings of the specification that
-    it departs from the defaults in, or holds fixed (`{"reduction": "mean"}`, `{"alpha": 1.5}`), and two of the kit's
-    own: `scale`, a factor on all weights and directions that it reports (a number, "K" or "1/K"), and, for a method
-    that draws, `order`: "given" if it takes the draw, "own" if it makes its own. `dtype`: what it computes in.
+    `name`: how reports call it. `step`, `run`: at least one of them. `choices`: the settings of the specification
+    that it departs from the defaults in, or holds fixed (`{"reduction": "mean"}`, `{"alpha": 1.5}`), and two of the
+    kit's own: `scale`, a factor on all weights and directions that it reports (a number, "K" or "1/K"), and, for a
+    method that draws, `order`: "given" if it takes the draw, "own" if it makes its own. `dtype`: what it computes in.
     Errors: DomainError for an unknown method, choice or type.
     """
 
@@ -119,7 +119,7 @@ class Implementation:
 
 @dataclass
 class Answers:
-    """What an implementation has answered: `observe` asks it, once a case that has a label; `printed` is its output."""
+    """What an implementation has answered: `observe` asks, once a case that has a label; `printed` is its output."""
 
     impl: Implementation
     printed: list[str] = field(default_factory=list)

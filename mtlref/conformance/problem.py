@@ -103,7 +103,7 @@ class Case:
 
 
 def following(problem: Problem, state: State, terms: Mapping[str, ArrayLike]) -> State:
-    """Return the state after a step, with the weights that somebody else had made for the next one, if `terms` has them.
+    """Return the state after a step, with the weights that somebody else made for the next one, if `terms` has them.
 
     So each step is judged on its own: rounding does not add up, and a fault is found where it happens.
     """

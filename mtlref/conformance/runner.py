@@ -36,7 +36,7 @@ SIZES: Mapping[Kind, int] = {"step": 60, "run": 20}
 
 @dataclass
 class Session:
-    """One implementation under judgement: its answers, the cases that it is put to, its diagnosis once it is needed."""
+    """One implementation under judgement: its answers, the cases that it is put to, its diagnosis once needed."""
 
     impl: Implementation
     answers: Answers
@@ -99,7 +99,7 @@ def session(impl: Implementation) -> Session:
 
 @dataclass(frozen=True)
 class BoundCheck:
-    """A check of one implementation. Calling it runs it: ConformanceError if it fails, Skipped if it does not apply."""
+    """A check of one implementation. Calling it runs it: ConformanceError if it fails, Skipped if it has no say."""
 
     session: Session
     check: Check
@@ -149,8 +149,8 @@ def conformance_checks(impl: Implementation) -> list[BoundCheck]:
 class CheckResult:
     """What came of one check.
 
-    `reason`: why it was skipped, or its failure expected; `message`: the failure in the house's order; `departure`: its
-    numbers; `diagnosis`: what explains it; `judged`: how many cases had something to say, of one that passed.
+    `reason`: why it was skipped, or its failure expected; `message`: the failure in the house's order; `departure`:
+    its numbers; `diagnosis`: what explains it; `judged`: how many cases had something to say, of one that passed.
     """
 
     name: str
@@ -246,8 +246,8 @@ def parametrize_with_checks(
     def test_conformance(check):
         check()
 
-    `expected_failures`: check → reason, xfail marks, strict unless told otherwise. Errors: DomainError for a name that is
-    no check of any implementation, or without a reason; MissingExtraError without pytest.
+    `expected_failures`: check → reason, xfail marks, strict unless told otherwise. Errors: DomainError for a name
+    that is no check of any implementation, or without a reason; MissingExtraError without pytest.
     """
     try:
         import pytest

@@ -224,15 +224,12 @@ def cases(plan: Plan, impl: Implementation, kind: Kind) -> SearchStrategy[Case]:
         losses=st.sampled_from(plan.losses),
         before=st.integers(0, 0 if kind == "run" else 3),
     )
-    return (
-        st.builds(
-            lambda shape, seed: make(impl.specification(settled(shape.settings, shape.K)), shape, seed, kind),
-            shapes,
-            st.integers(0, 2**32 - 1),
-        )
-        .filter(lambda case: case is not None)
-        .map(lambda case: case)
-    )
+    drawn: SearchStrategy[Any] = st.builds(
+        lambda shape, seed: make(impl.specification(settled(shape.settings, shape.K)), shape, seed, kind),
+        shapes,
+        st.integers(0, 2**32 - 1),
+    ).filter(lambda case: case is not None)
+    return drawn
 
 
 def battery(plan: Plan, impl: Implementation, kind: Kind, size: int = 24) -> list[Case]:
@@ -266,10 +263,10 @@ def battery(plan: Plan, impl: Implementation, kind: Kind, size: int = 24) -> lis
 class Plan:
     """What the checks of a method are put to.
 
-    `mandatory`: the observable without which nothing can be said; `settings`: the hyper-parameters that cases vary, a
-    function of K where they have an entry a task; all others are as declared, or at their defaults; `choices`: for the
-    diagnosis, other values of the choice points, by their tag; `most`: the most tasks for an implementation that draws
-    its own orders, whose outcomes are all enumerated.
+    `mandatory`: the observable without which nothing can be said; `settings`: the hyper-parameters that cases vary,
+    a function of K where they have an entry a task; all others are as declared, or at their defaults; `choices`: for
+    the diagnosis, other values of the choice points, by their tag; `most`: the most tasks for an implementation that
+    draws its own orders, whose outcomes are all enumerated.
     """
 
     mandatory: str

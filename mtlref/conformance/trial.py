@@ -46,7 +46,7 @@ class Departure(AssertionError):
         return int(np.unravel_index(int(np.argmax(excess)), excess.shape)[0])
 
 
-class Undecided(Exception):  # noqa: N818 - it is no error: the case says nothing
+class Undecided(Exception):
     """The specification has no answer to the case that a law needs."""
 
 
@@ -78,7 +78,7 @@ class Trial:
         """The specification's observables; those of a golden vector where the case comes from one."""
         if self.case.expected is not None:
             return [{name: numbers(value) for name, value in row.items()} for row in self.case.expected]
-        found = []
+        found: list[Mapping[str, Any]] = []
         for problem, state in zip(self.case.steps, self.states, strict=False):
             try:
                 found.append(observables(problem.step(state), problem.jacobian))

@@ -1,4 +1,4 @@
-"""The golden vectors as cases: their expected values come from exact arithmetic, not from the specification's code."""
+"""The golden vectors as cases: their expected values come from exact arithmetic, not from the methods' code."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from mtlref.vectors import load, stems
 from mtlref.vectors.replay import numbers, state_of
 
 RANGE = (1e-100, 1e100)
-"""Numbers outside are left to the vectors' own readers: their squares leave float64, and not to mind is no mistake."""
+"""Numbers outside are left to the vectors' own readers: their squares leave float64, and not to mind is no fault."""
 
 
 def vector_cases(impl: Implementation, plan: Plan) -> tuple[Case, ...]:
-    """Return the valid vectors whose parameters, but for those that the plan varies, are what the implementation has."""
+    """Return the valid vectors whose parameters, but for those that the plan varies, are the implementation's."""
     return tuple(found(impl, {name for given in plan.settings for name in given})) if impl.method in stems() else ()
 
 

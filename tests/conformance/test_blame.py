@@ -1,4 +1,4 @@
-"""The blame matrix: every defect fails a check, every check fails for a defect, the diagnosis names exactly the defect."""
+"""The blame matrix: a defect fails a check, a check fails for a defect, the diagnosis names exactly the defect."""
 
 from __future__ import annotations
 

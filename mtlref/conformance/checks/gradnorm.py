@@ -10,6 +10,7 @@ from mtlref.conformance.check import answering, check, replaying
 from mtlref.conformance.laws import permuted, rotated
 from mtlref.conformance.strategies import Plan
 from mtlref.conformance.trial import Trial, Undecided
+from mtlref.methods.gradnorm import GradNormState
 
 PLAN = Plan(
     mandatory="w_next",
@@ -144,9 +145,8 @@ def check_gradnorm_ignores_the_unit_of_a_loss_beside_its_start(trial: Trial) -> 
     case = trial.case
     factor = np.exp(np.linspace(-2, 2, case.n_tasks))
     state = case.state
-    L_0 = vars(state).get("initial_losses")
-    if L_0 is not None:
-        state = replace(state, **{"initial_losses": L_0 * factor})
+    if isinstance(state, GradNormState) and state.initial_losses is not None:
+        state = replace(state, initial_losses=state.initial_losses * factor)
     steps = tuple(replace(problem, losses=problem.losses * factor) for problem in case.steps)
     again = trial.on(replace(case, steps=steps, state=state, label="", expected=None))
     for t in range(len(trial.expected)):

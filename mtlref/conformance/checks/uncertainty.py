@@ -151,7 +151,7 @@ def each(method: UncertaintyWeighting, name: str, K: int) -> Array:
     given = method.dimensions if name == "D" else method.likelihoods
     every = given if isinstance(given, tuple) else (given,) * K
     if name == "D":
-        return np.array([1.0 if D is None else float(D) for D in every])  # type: ignore[arg-type]
+        return np.array([1.0 if D is None else float(D) for D in every])
     return np.array([LIKELIHOODS[str(likelihood)][name == "b"] for likelihood in every])
 
 
