@@ -62,25 +62,25 @@ def moved(w, L, start, n, alpha, lr):
 
 @wrong("gradnorm")
 def norm_without_the_bias(problem, state):
-    w, L, start, J, n, alpha, lr = parts(problem, state)
+    w, L, start, J, _n, alpha, lr = parts(problem, state)
     return {"w_next": moved(w, L, start, np.linalg.norm(J[:, :-1], axis=1), alpha, lr)}
 
 
 @wrong("gradnorm")
 def gradients_accumulated_over_the_tasks(problem, state):
-    w, L, start, J, n, alpha, lr = parts(problem, state)
+    w, L, start, J, _n, alpha, lr = parts(problem, state)
     return {"w_next": moved(w, L, start, np.linalg.norm(np.cumsum(J, axis=0), axis=1), alpha, lr)}
 
 
 @wrong("gradnorm")
 def largest_entry_for_the_norm(problem, state):
-    w, L, start, J, n, alpha, lr = parts(problem, state)
+    w, L, start, J, _n, alpha, lr = parts(problem, state)
     return {"w_next": moved(w, L, start, np.abs(J).max(axis=1), alpha, lr)}
 
 
 @wrong("gradnorm")
 def guard_in_the_progress(problem, state):
-    w, L, start, J, n, alpha, lr = parts(problem, state)
+    w, L, start, _J, n, alpha, _lr = parts(problem, state)
     r_i = L / (start + 1e-8)
     target = np.mean(w * n) * (r_i / np.mean(r_i)) ** alpha
     return {**r.gradnorm_python(problem, state), "target": target}
@@ -94,13 +94,13 @@ def guard_in_the_sum(problem, state):
 
 @wrong("gradnorm")
 def power_before_the_mean(problem, state):
-    w, L, start, J, n, alpha, lr = parts(problem, state)
+    w, L, start, _J, n, alpha, lr = parts(problem, state)
     return {"w_next": moved(w, (L / start) ** alpha, np.ones(len(w)), n, 1.0, lr)}
 
 
 @wrong("gradnorm")
 def mean_of_unweighted_norms(problem, state):
-    w, L, start, J, n, alpha, lr = parts(problem, state)
+    w, L, start, _J, n, alpha, lr = parts(problem, state)
     pace = L / start
     side = np.sign(w * n - np.mean(n) * (pace / np.mean(pace)) ** alpha)
     return {"w_next": total_to(len(w), w - lr * side * n)}
@@ -387,31 +387,31 @@ def heads_without_the_half(problem, state):
 
 @wrong("uncertainty")
 def log_variances_clipped(problem, state):
-    w, s, L, lr, ds = uw(problem, state)
+    w, s, _L, lr, ds = uw(problem, state)
     return {"s_next": np.clip(s - lr * ds, -0.5, 2.0), "weights": w}
 
 
 @wrong("uncertainty")
 def price_of_the_absolute_value(problem, state):
-    w, s, L, lr, ds = uw(problem, state)
+    w, s, L, lr, _ds = uw(problem, state)
     return {"s_next": s - lr * (0.5 * np.sign(s) - w * L)}
 
 
 @wrong("uncertainty")
 def mean_over_the_tasks(problem, state):
-    w, s, L, lr, ds = uw(problem, state)
+    _w, s, _L, lr, ds = uw(problem, state)
     return {"s_next": s - lr * ds / len(s)}
 
 
 @wrong("uncertainty")
 def one_noise_for_all(problem, state):
-    w, s, L, lr, ds = uw(problem, state)
+    _w, s, _L, lr, ds = uw(problem, state)
     return {"s_next": s - lr * np.mean(ds)}
 
 
 @wrong("uncertainty")
 def slope_in_the_deviation(problem, state):
-    w, s, L, lr, ds = uw(problem, state)
+    _w, s, L, lr, _ds = uw(problem, state)
     sigma = np.exp(s / 2)
     return {"s_next": 2 * np.log(np.maximum(sigma - lr * (1 / sigma - L / sigma**3), 1e-3))}
 
