@@ -306,6 +306,9 @@ class PerTaskGradients(Method):
 MARGIN = 1e-3
 """How far from its kink every relu and every absolute value is kept: rounding must not decide the side."""
 
+INPUTS, TRUNK, BATCH, OUTPUTS = 3, (5, 2), 7, {"mse": 4, "absolute": 1, "cross-entropy": 6}
+"""The sizes of every network: all different, and always the same, for some frameworks compile anew for each."""
+
 PACE = 0.15
 """The length of a training step between two problems of a run."""
 
@@ -330,9 +333,9 @@ def train(method: Method, rng: np.random.Generator, K: int, steps: int, weights:
 def network(method: Method, rng: np.random.Generator, K: int) -> Live:
     """Return a network of K tasks, all sizes different and biases that are not zero; it has no batch yet."""
     kinds = tuple(str(kind) for kind in rng.choice(list(LOSSES), K))
-    outputs = tuple(int(rng.integers(3, 5) if kind == "cross-entropy" else rng.integers(1, 4)) for kind in kinds)
+    outputs = tuple(OUTPUTS[kind] for kind in kinds)
     activation = "tanh" if rng.random() < 0.7 else "relu"
-    sizes = SharedTrunk(int(rng.integers(3, 5)), (5, 2), outputs, activation)  # type: ignore[arg-type]
+    sizes = SharedTrunk(INPUTS, TRUNK, outputs, activation)  # type: ignore[arg-type]
     start = sizes.init(rng)
     shared = tuple(array + 0.3 * rng.standard_normal(array.shape) for array in start.shared)
     heads = tuple(tuple(array + 0.3 * rng.standard_normal(array.shape) for array in head) for head in start.heads)
@@ -341,9 +344,8 @@ def network(method: Method, rng: np.random.Generator, K: int) -> Live:
 
 def with_batch(live: Live, rng: np.random.Generator, weights: bool) -> Live:
     """Return the network with a fresh batch, a draw, and half the time an evaluation to come."""
-    B = int(rng.integers(6, 9))
-    batch = batch_of(live, rng, B)
-    evaluation = batch_of(live, rng, B + 1) if rng.random() < 0.5 else None
+    batch = batch_of(live, rng, BATCH)
+    evaluation = batch_of(live, rng, BATCH + 1) if rng.random() < 0.5 else None
     w = np.exp(rng.uniform(-1, 1, live.n_tasks)) if weights else None
     draw = live.method.sample(rng, live.n_tasks)
     return replace(live, x=batch[0], targets=batch[1], draw=draw, weights=w, evaluation=evaluation)

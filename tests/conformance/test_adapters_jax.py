@@ -45,7 +45,7 @@ def test_the_scalar_losses_have_the_problem_s_values_and_gradients(D, dtype):
 
 def test_double_precision_is_asked_for_by_name():
     jax.config.update("jax_enable_x64", False)
-    with pytest.raises(DomainError, match=r"JAX made float32 of float64: jax.config.update"):
+    with pytest.raises(DomainError, match=r"JAX makes float32 of float64: jax.config.update"):
         adapter.array([1.0], "float64")
 
 
@@ -82,24 +82,43 @@ def test_the_gradient_of_all_losses_is_named_in_jax():
     assert [c.name for c in found.candidates] == ["TotalGradient [LIVE-2]"]
 
 
-def test_gradnorm_in_jax_passes_on_scalar_losses():
-    """The weights' slope is JAX's own, through the norms, with the targets stopped."""
+def balanced(losses, parameters, w, L_0, method):
+    """GradNorm in JAX: the weights' slope is JAX's own, through the norms, with the targets stopped."""
     jnp = jax.numpy
+    J, L = adapter.flat_rows(jax.jacrev(losses)(*parameters)), losses(*parameters)
+    rate = L / (L if L_0 is None else L_0)
 
-    def step(problem, state):
-        losses, (shared, heads) = adapter.scalar_losses(problem)
-        J = adapter.flat_rows(jax.jacrev(losses)(shared, heads))
-        w, L = jnp.asarray(state.weights), losses(shared, heads)
-        rate = L / (L if state.initial_losses is None else jnp.asarray(state.initial_losses))
+    def distance(weights):
+        G = jnp.abs(weights) * jnp.linalg.norm(J, axis=1)
+        target = jax.lax.stop_gradient(G.mean() * (rate / rate.mean()) ** method.alpha)
+        return jnp.abs(G - target).sum()
 
-        def distance(weights):
-            G = jnp.abs(weights) * jnp.linalg.norm(J, axis=1)
-            target = jax.lax.stop_gradient(G.mean() * (rate / rate.mean()) ** problem.method.alpha)
-            return jnp.abs(G - target).sum()
+    u = w - method.lr * jax.grad(distance)(w)
+    gradients = jax.grad(lambda shared, heads: losses(shared, heads) @ w, argnums=(0, 1))(*parameters)
+    return len(u) * u / u.sum(), L, gradients
 
-        u = w - problem.method.lr * jax.grad(distance)(w)
-        gradients = jax.grad(lambda s, h: losses(s, h) @ w, argnums=(0, 1))(shared, heads)
-        return {"w_next": len(u) * u / u.sum(), "L_grad": distance(w), **adapter.observed(*gradients)}
 
-    impl = Implementation("gradnorm", name="jax", step=step)
-    assert unwelcome(impl) == []
+def test_gradnorm_in_jax_passes_on_a_live_network():
+    def live(run):
+        w, L_0, rows = jax.numpy.ones(run.n_tasks), None, []
+        for step in run:
+            w_next, L, (shared, heads) = balanced(*adapter.network(step), w, L_0, run.method)
+            L_0 = L if L_0 is None else L_0
+            row = {"weights": w, "w_next": w_next, "direction": adapter.flat(shared)}
+            rows.append({**row, "head_gradients": adapter.flat(heads)})
+            w = w_next
+        return {name: [row[name] for row in rows] for name in rows[0]}
+
+    assert unwelcome(Implementation("gradnorm", name="jax", live=live)) == []
+
+
+def test_gradnorm_in_jax_is_the_specification_s_on_scalar_losses():
+    rng, method = np.random.default_rng(1), GradNorm()
+    given = Problem(method, rng.uniform(0.5, 2, 3), rng.standard_normal((3, 7)))
+    state = method.resumed(method.init(3), np.array([0.5, 1.5, 1.0]))
+    out = given.step(state)
+    w_next, _, gradients = balanced(*adapter.scalar_losses(given), jax.numpy.asarray(state.weights), None, method)
+    np.testing.assert_allclose(w_next, out.terms["w_next"], rtol=1e-13)
+    seen = adapter.observed(*gradients)
+    np.testing.assert_allclose(seen["direction"], out.weights @ given.jacobian, rtol=1e-13)
+    np.testing.assert_allclose(seen["head_weights"], out.head_weights, rtol=1e-13)

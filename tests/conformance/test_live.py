@@ -96,9 +96,8 @@ def test_the_sizes_tell_mistakes_apart():
     """Batch, inputs, widths and outputs differ, biases are not zero, and no rounding decides a kink."""
     for live in lives():
         B, n = live.x.shape
-        widths = (n, *live.network.trunk)
-        assert B not in widths
-        assert len(set(widths)) == len(widths)
+        sizes = [B, n, *live.network.trunk, *{kind: len(head[-1]) for kind, head in zip(live.kinds, live.heads)}.values()]  # noqa: B905
+        assert len(set(sizes)) == len(sizes)
         assert all(np.all(array != 0) for array in live.shared)
         assert nearest_kink(live) >= 1e-3
         assert np.min(np.linalg.norm(measured(live).jacobian, axis=1)) > 0

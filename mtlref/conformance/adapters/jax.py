@@ -31,11 +31,10 @@ Parameters = tuple[Any, Any]
 
 def array(values: Any, dtype: str) -> Any:
     """Return an array of that type. Errors: DomainError if JAX is not set to compute in float64."""
-    found = jnp.asarray(np.asarray(values), dtype=dtype)
-    if str(found.dtype) != dtype:
-        message = f"JAX made {found.dtype} of {dtype}: jax.config.update('jax_enable_x64', True), or dtype='float32'"
+    if dtype == "float64" and not jax.config.jax_enable_x64:
+        message = "JAX makes float32 of float64: jax.config.update('jax_enable_x64', True), or dtype='float32'"
         raise DomainError(message, argument="dtype", value=dtype)
-    return found
+    return jnp.asarray(np.asarray(values), dtype=dtype)
 
 
 def flat(tree: Any) -> Any:
