@@ -224,7 +224,7 @@ class GradNormToy(Experiment):
 
     def draw(self, figure: Figure, runs: Sequence[Run], summary: Summary) -> None:
         """Draw weights over time and the normalised loss, a row a T."""
-        figure.set_size_inches(8.2, 2.9 * len(self.tasks) + 0.5)
+        figure.set_size_inches(9.0, 2.9 * len(self.tasks) + 0.5)
         grid = figure.subplots(len(self.tasks), 2, squeeze=False)
         x = np.arange(0.0, self.steps, self.epoch)
         for T, (left, right) in zip(self.tasks, grid, strict=True):
@@ -232,12 +232,15 @@ class GradNormToy(Experiment):
                 for colour, stem in zip(plots.COLOURS, METHODS, strict=False):
                     w = np.mean([r.curves[f"weight {label}"] for r in runs if r.arm == f"T={T} {stem}"], axis=0)
                     left.plot(x, w, style, color=colour)
-            left.set(xlabel="step", ylabel="weight (sum T)", yscale="log")
-            left.set_title(f"T = {T}: weight of the least σ (solid), of the largest (dotted)")
-            series = {
-                stem: np.array([r.curves["loss"] for r in runs if r.arm == f"T={T} {stem}"]) for stem in METHODS
-            }
-            plots.curves(right, x, series, "step", "mean of L_i(t) / L_i(0)", f"T = {T}: loss on unseen data")
+            left.set(xlabel="step", ylabel="weight (the sum is T)", yscale="log")
+            left.set_title(f"T = {T}: weights of the least σ (—) and the largest (···)")
+            left.yaxis.set_major_formatter("{x:g}")
+            left.yaxis.set_minor_formatter("")
+            loss = {s: np.array([r.curves["loss"] for r in runs if r.arm == f"T={T} {s}"]) for s in METHODS}
+            shares = {s: curve / loss["equal"] for s, curve in loss.items()}
+            plots.curves(
+                right, x, shares, "step", "share of equal weights'", f"T = {T}: mean of L_i(t)/L_i(0), unseen data"
+            )
         plots.legend_below(figure, grid[0][1], len(METHODS))
 
 

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -104,6 +105,7 @@ def friedman(scores: ArrayLike) -> float:
     return float(friedmanchisquare(*x.T).pvalue)
 
 
+@functools.cache
 def critical_difference(k: int, N: int) -> float:
     """Return the distance from which on the mean ranks of two of k arms over N blocks differ (Nemenyi)."""
     from scipy.stats import studentized_range

@@ -22,7 +22,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -122,10 +122,11 @@ def _collect(
         for future in futures - kept:
             if not future.cancelled() and future.exception() is None:
                 _keep(target, *future.result())
-        if not isinstance(error, KeyboardInterrupt):
+        if not isinstance(error, KeyboardInterrupt | BrokenExecutor):
             raise
+        what = "interrupted" if isinstance(error, KeyboardInterrupt) else "a worker ended before its run did"
         done = len(list((target / "runs").glob("*.json")))
-        message = f"interrupted: {done} of {wanted} runs are kept in {target}; the same command goes on from there"
+        message = f"{what}: {done} of {wanted} runs are kept in {target}; the same command goes on from there"
         raise MtlrefError(message) from error
 
 

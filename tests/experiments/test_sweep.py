@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,15 +31,15 @@ def files(folder):
 
 
 class Here(Executor):
-    """An executor that runs what it is given at once, and raises KeyboardInterrupt when it is given the n-th."""
+    """An executor that runs what it is given at once, and after the n-th only raises `error`."""
 
-    def __init__(self, n=None):
-        self.left = n
+    def __init__(self, n=None, error=KeyboardInterrupt):
+        self.left, self.error = n, error
 
     def submit(self, function, *arguments):
         future: Future = Future()
         if self.left == 0:
-            future.set_exception(KeyboardInterrupt())
+            future.set_exception(self.error())
             return future
         self.left = None if self.left is None else self.left - 1
         future.set_result(function(*arguments))
@@ -75,9 +75,12 @@ def test_a_sweep_goes_on_where_it_was_and_takes_more_seeds(tmp_path):
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
-def test_an_interruption_keeps_what_is_finished(tmp_path):
-    with pytest.raises(MtlrefError, match=r"interrupted: 3 of 10 runs are kept in .*; the same command goes on"):
-        sweep(TINY, 2, tmp_path, Here(3))
+@pytest.mark.parametrize(
+    ("error", "what"), [(KeyboardInterrupt, "interrupted"), (BrokenExecutor, "a worker ended before its run did")]
+)
+def test_an_interruption_keeps_what_is_finished(tmp_path, error, what):
+    with pytest.raises(MtlrefError, match=rf"{what}: 3 of 10 runs are kept in .*; the same command goes on"):
+        sweep(TINY, 2, tmp_path, Here(3, error))
     kept = files(tmp_path)
     assert len(kept) == 3
     sweep(TINY, 2, tmp_path, Here())
