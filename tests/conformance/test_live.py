@@ -96,7 +96,12 @@ def test_the_sizes_tell_mistakes_apart():
     """Batch, inputs, widths and outputs differ, biases are not zero, and no rounding decides a kink."""
     for live in lives():
         B, n = live.x.shape
-        sizes = [B, n, *live.network.trunk, *{kind: len(head[-1]) for kind, head in zip(live.kinds, live.heads)}.values()]  # noqa: B905
+        sizes = [
+            B,
+            n,
+            *live.network.trunk,
+            *{kind: len(head[-1]) for kind, head in zip(live.kinds, live.heads, strict=True)}.values(),
+        ]
         assert len(set(sizes)) == len(sizes)
         assert all(np.all(array != 0) for array in live.shared)
         assert nearest_kink(live) >= 1e-3
