@@ -193,7 +193,7 @@ DEFECTS = (
     ),
     Defect(
         "NextWeightsAtOnce",
-        "PELTR-7",
+        "PELTR-8",
         "a step with the weights that it makes itself, for those of the step before",
         {"Step": next_weights},
         "alibaba/TorchEasyRec",

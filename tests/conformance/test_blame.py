@@ -27,7 +27,7 @@ BY_HAND = {
 
 ALIKE = {
     "pcgrad": ((("MeanAlways [PCG-5]", "PCG-C2: reduction = 'mean'"), "the choice, undeclared"),),
-    "pe_ltr": ((("NextWeightsAtOnce [PELTR-7]", "PELTR-C1: timing = 'same'"), "the choice, undeclared"),),
+    "pe_ltr": ((("NextWeightsAtOnce [PELTR-8]", "PELTR-C1: timing = 'same'"), "the choice, undeclared"),),
 }
 """Defects that no observable tells apart, by method: sets of names, each with the reason."""
 
