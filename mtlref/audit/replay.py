@@ -153,7 +153,7 @@ def spread(method: Method, log: Log, row: int, state: State, expected: Array) ->
 
 
 def gram_spread(method: Method, log: Log, row: int, state: State, J: Array, expected: Array) -> Array:
-    """Return how far the rounding of logged inner products moves the answer, (K,): `SAFETY` times the most that is seen.
+    """Return how far the rounding of logged inner products moves the answer, (K,): `SAFETY` times the most seen.
 
     A method that solves a system in them errs with the largest, so each is moved by that share of the largest, up or
     down at random, `SAMPLES` times.

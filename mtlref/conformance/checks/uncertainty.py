@@ -14,6 +14,9 @@ from mtlref.conformance.trial import Trial, Undecided
 from mtlref.methods.uncertainty import LIKELIHOODS, UncertaintyWeighting
 from mtlref.notation import Array
 
+FARTHEST = 20.0
+"""The farthest that a step may take a log-variance: e^s of what comes then is a number in any type."""
+
 PLAN = Plan(
     mandatory="s_next",
     settings=({"lr": 0.05}, {"lr": 0.3}, {"lr": 0.001}, {"lr": 0.02}),
@@ -23,6 +26,7 @@ PLAN = Plan(
     },
     gradients=("generic", "conflicting", "zero row"),
     losses=("falling", "far from 1", "rising", "with a zero"),
+    decides=lambda problem, eps: vars(problem.method)["lr"] * np.max(problem.losses) <= FARTHEST,
 )
 """Rates that move the log-variances much and little."""
 
