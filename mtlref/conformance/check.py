@@ -107,7 +107,7 @@ def size(case: Case) -> tuple[int, int, int]:
 
 def attempt(check: Check, answers: Answers, case: Case) -> bool:
     """Put a check to one case; return whether it had something to say. Errors: Departure, AdapterError."""
-    trial = Trial(answers, case)
+    trial = trial_of(answers, case)
     try:
         if not check.answers:
             trial.answered()
@@ -115,6 +115,14 @@ def attempt(check: Check, answers: Answers, case: Case) -> bool:
     except Undecided:
         return False
     return True
+
+
+def trial_of(answers: Answers, case: Case) -> Trial:
+    """Return the trial of a case: of a labelled one, which all checks are put to, always the same."""
+    if not case.label:
+        return Trial(answers, case)
+    kept: Trial = answers.trials.setdefault(id(case), Trial(answers, case))
+    return kept
 
 
 def draw(strategy: SearchStrategy[Case], number: int, label: str) -> tuple[Case, ...]:

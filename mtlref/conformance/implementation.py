@@ -173,6 +173,8 @@ class Answers:
     impl: Implementation
     matrixwise: bool = False
     """Whether its allowances are those of a method that solves a system in the inner products (`spread`)."""
+    trials: dict[int, Any] = field(default_factory=dict)
+    """The trials of labelled cases, kept for all checks by the case's identity; they keep the cases."""
     printed: list[str] = field(default_factory=list)
     known: dict[int, tuple[Case, list[dict[str, Array]]]] = field(default_factory=dict)
 
