@@ -23,9 +23,7 @@ UNSET = {"optimiser": "SGD(lr)"}
 """What a hyper-parameter that is None stands for."""
 
 
-def build(
-    stem: str, settings: Mapping[str, object], methods: Mapping[str, type[Method]] = METHODS
-) -> Method:
+def build(stem: str, settings: Mapping[str, object], methods: Mapping[str, type[Method]] = METHODS) -> Method:
     """Return the method `stem` with `settings`; what they leave out has the class's default.
 
     `methods`: stem → class, the weighting methods unless something else is meant.

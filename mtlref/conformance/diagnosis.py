@@ -146,8 +146,11 @@ def candidates(stem: str, plan: Plan, live: bool = False) -> Iterator[Candidate]
     yield from alone
     yield from (Candidate(defects) for defects in known if len(defects) == 2)
     if plan.live:
-        yield from (Candidate(plumbing=pair) for pair in choose(plumbing.of(stem, descent=False), 2)
-            if pair[0].equation < pair[1].equation)
+        yield from (
+            Candidate(plumbing=pair)
+            for pair in choose(plumbing.of(stem, descent=False), 2)
+            if pair[0].equation < pair[1].equation
+        )
     for outer in around:
         yield from (replace(outer, defects=defects) for defects in known if len(defects) == 1)
     for one in alone:
@@ -290,7 +293,12 @@ def difference(answers: Answers, cases: Sequence[Case]) -> Diagnosis:
     everywhere = {"weights": method.start, "head_weights": method.heads, "direction": "MTL-1"}
     tags = {**method.tags, **everywhere}
     if any(case.live for case in cases):
-        tags = {"losses": "LIVE-1", "jacobian": "LIVE-2", **tags, "head_gradients": tags.get("head_gradients", "LIVE-4")}
+        tags = {
+            "losses": "LIVE-1",
+            "jacobian": "LIVE-2",
+            **tags,
+            "head_gradients": tags.get("head_gradients", "LIVE-4"),
+        }
     given = {name for case in cases for name in answers.observe(case)[0]}
     order = [name for name in tags if name in given]
     off = {first_departure(answers, case, Candidate()) for case in cases} - {None}

@@ -243,7 +243,9 @@ LAYERS = ("all", "last", "matrix")
 def columns(live: Live, layer: str) -> slice:
     """Return the columns of the Jacobian that a method reads."""
     start = sum(array.size for array in live.shared[:-2])
-    return {"all": slice(None), "last": slice(start, None), "matrix": slice(start, start + live.shared[-2].size)}[layer]
+    return {"all": slice(None), "last": slice(start, None), "matrix": slice(start, start + live.shared[-2].size)}[
+        layer
+    ]
 
 
 def plumbed(found: Measured, live: Live, plumbing: Sequence[Defect]) -> Measured:
@@ -290,7 +292,9 @@ class PerTaskGradients(Method):
         known, w = same_tasks(state, PerTaskState)
         L, J = vector("losses", losses), matrix("jacobian", np.zeros((0, 0)) if jacobian is None else jacobian)
         w = np.ones(len(J))
-        return Step(weights=w, head_weights=np.ones(len(known.weights)), state=known, terms={"losses": L, "jacobian": J})
+        return Step(
+            weights=w, head_weights=np.ones(len(known.weights)), state=known, terms={"losses": L, "jacobian": J}
+        )
 
 
 # NETWORKS

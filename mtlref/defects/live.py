@@ -307,7 +307,9 @@ DEFECTS = (
         {"measured": accumulated},
         "PINA",
     ),
-    Defect("MeanOverTasks", "LIVE-2", "a K-th of every gradient: the mean over the tasks", {"measured": mean_of_tasks}),
+    Defect(
+        "MeanOverTasks", "LIVE-2", "a K-th of every gradient: the mean over the tasks", {"measured": mean_of_tasks}
+    ),
     Defect("TotalGradient", "LIVE-2", "the gradient of all losses for every task's", {"measured": of_the_total}),
     Defect("WeightedGradients", "LIVE-2", "gradients of the weighted losses", {"measured": of_the_weighted}),
     Defect(
@@ -335,7 +337,9 @@ DEFECTS = (
         {"measured": with_heads},
         "Pytorch-PCGrad",
     ),
-    Defect("ReversedTensors", "LIVE-2", "the shared tensors from the last to the first", {"measured": reversed_tensors}),
+    Defect(
+        "ReversedTensors", "LIVE-2", "the shared tensors from the last to the first", {"measured": reversed_tensors}
+    ),
     Defect("TransposedMatrices", "LIVE-2", "each shared matrix down its columns", {"measured": transposed}),
     Defect("HeadsOverTasks", "LIVE-3", "a K-th of every head's gradient", {"measured": heads_over_tasks}),
     Defect("HeadsDetached", "LIVE-3", "no gradient of the heads", {"measured": cut_heads}),

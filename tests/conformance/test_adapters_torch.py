@@ -120,7 +120,9 @@ def of_each(rows):
     def step(live, dtype):
         net = adapter.network(live, dtype)
         losses = net.losses(live)
-        heads = [torch.autograd.grad(loss, list(h), retain_graph=True) for loss, h in zip(losses, net.heads, strict=True)]
+        heads = [
+            torch.autograd.grad(loss, list(h), retain_graph=True) for loss, h in zip(losses, net.heads, strict=True)
+        ]
         found = {"losses": losses, "head_gradients": torch.cat([adapter.flat(head) for head in heads])}
         return {**found, "jacobian": rows(net, losses)}
 
@@ -180,7 +182,9 @@ def matrices(net, losses):
 
 
 def everything(net, losses):
-    rows = [torch.autograd.grad(loss, list(net.parameters()), retain_graph=True, allow_unused=True) for loss in losses]
+    rows = [
+        torch.autograd.grad(loss, list(net.parameters()), retain_graph=True, allow_unused=True) for loss in losses
+    ]
     zeros = [torch.zeros_like(p) for p in net.parameters()]
     return [adapter.flat(z if g is None else g for g, z in zip(row, zeros, strict=True)) for row in rows]
 
@@ -293,7 +297,9 @@ def test_a_leak_of_the_gradient_loss_is_named_in_torch():
             L_0 = L.detach() if L_0 is None else L_0
             (w * L).sum().backward(retain_graph=True)
             leaf = w.clone().requires_grad_()
-            rows = [torch.autograd.grad(a * x, list(net.shared), create_graph=True) for a, x in zip(leaf, L, strict=True)]
+            rows = [
+                torch.autograd.grad(a * x, list(net.shared), create_graph=True) for a, x in zip(leaf, L, strict=True)
+            ]
             G = torch.stack([adapter.flat(row).norm() for row in rows])
             rate = L.detach() / L_0
             target = (G.mean() * (rate / rate.mean()) ** run.method.alpha).detach()

@@ -95,7 +95,12 @@ def test_the_sizes_tell_mistakes_apart():
     """Batch, inputs, widths and outputs differ, biases are not zero, and no rounding decides a kink."""
     for live in lives():
         B, n = live.x.shape
-        sizes = [B, n, *live.network.trunk, *{kind: len(head[-1]) for kind, head in zip(live.kinds, live.heads)}.values()]  # noqa: B905
+        sizes = [
+            B,
+            n,
+            *live.network.trunk,
+            *{kind: len(head[-1]) for kind, head in zip(live.kinds, live.heads)}.values(),
+        ]  # noqa: B905
         assert len(set(sizes)) == len(sizes)
         assert all(np.all(array != 0) for array in live.shared)
         assert nearest_kink(live) >= 1e-3
@@ -252,7 +257,9 @@ def test_a_right_training_loop_passes(stem):
     assert set(live.values()) == {"passed"}
 
 
-DESCENTS = [d for d in plumbing.of("gradnorm") if d.equation != "LIVE-3" and d.name not in ("MissingTask", "WeightedRows")]
+DESCENTS = [
+    d for d in plumbing.of("gradnorm") if d.equation != "LIVE-3" and d.name not in ("MissingTask", "WeightedRows")
+]
 
 
 @pytest.mark.parametrize("defect", DESCENTS, ids=lambda d: d.name)
@@ -302,7 +309,9 @@ def test_the_layer_that_is_balanced_is_a_choice(layer):
 
 
 def test_a_live_run_needs_a_direction():
-    results = check_implementation(Implementation("gradnorm", name="mute", live=lambda run: {"weights": [1] * len(run)}))
+    results = check_implementation(
+        Implementation("gradnorm", name="mute", live=lambda run: {"weights": [1] * len(run)})
+    )
     assert {r.status for r in results} == {"unusable"}
     assert "gives no direction, without which gradnorm cannot be judged" in results[0].message
 

@@ -196,5 +196,3 @@ def equal_step(problem: Problem, state: State) -> Mapping[str, Any]:
 def equal() -> Implementation:
     """Return EW's Implementation."""
     return Implementation("equal", name="LibMTL", step=equal_step, dtype="float32")
-
-
