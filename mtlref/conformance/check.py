@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from mtlref.conformance.implementation import AdapterError, Answers, Implementation
+from mtlref.conformance.implementation import Answers, Implementation
 from mtlref.conformance.problem import Case
 from mtlref.conformance.strategies import Kind
-from mtlref.conformance.trial import Departure, Trial, Undecided
+from mtlref.conformance.trial import Trial, Undecided
 from mtlref.notation import TAG, MissingExtraError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def check(*needs: str, on: Kind = "step", only: Literal["given", "own"] | None =
     return make
 
 
-class Skipped(Exception):  # noqa: N818 - it is no error: the check does not apply
+class Skipped(Exception):
     """The check does not apply to the implementation, for the reason that the message gives."""
 
 

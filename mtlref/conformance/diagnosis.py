@@ -25,7 +25,7 @@ from mtlref.conformance.trial import Departure, Trial, Undecided, within
 from mtlref.contract import Method
 from mtlref.defects import DEFECTS, Defect, combinations, variant
 from mtlref.defects import live as plumbing
-from mtlref.notation import MtlrefError
+from mtlref.settings import hyper_parameters
 from mtlref.state import State
 
 BATTERY: Mapping[CaseKind, int] = {"step": 24, "run": 8, "live": 8}
@@ -76,7 +76,7 @@ class Candidate:
 class Diagnosis:
     """What the battery shows.
 
-    `kind`: "agrees" with the specification on the whole battery; a "choice" that is not declared; the known "defects";
+    `kind`: "agrees" with the specification on the whole battery; a "choice" not declared; the known "defects";
     "ambiguous" between several `candidates`; "differs" first at `equation`; "unknown", for the reason in `text`.
     """
 
@@ -282,7 +282,7 @@ def changed(answers: Answers, method: Method, candidate: Candidate) -> Method:
     """Return the method with the candidate's settings and defects."""
     if candidate.settings:
         settings = {**vars(method), **dict(candidate.settings)}
-        fields = {name: settings[name] for name in settings if name in type(method).__dataclass_fields__}
+        fields = {name: settings[name] for name in hyper_parameters(method)}
         method = replace(answers.impl, choices={}).specification(fields)
     return variant(method, *candidate.defects) if candidate.defects else method
 

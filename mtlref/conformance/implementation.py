@@ -75,11 +75,11 @@ class Implementation:
     """An implementation of the method with the stem `method`.
 
     `name`: how reports call it. `step`, `run`, `live`: at least one of them. `choices`: the settings of the
-    specification that it departs from the defaults in, or holds fixed (`{"reduction": "mean"}`, `{"alpha": 1.5}`), and
-    four of the kit's own: `scale`, a factor on all weights and directions that it reports (a number, "K" or "1/K");
-    `least`, the fewest tasks that it takes, 1; for a method that draws, `order`: "given" if it takes the draw, "own" if
-    it makes its own; in a live run, `layer`: whether the method reads the gradients of "all" shared layers, of the
-    "last" one, or of the last one's "matrix", as GradNorm may (LIVE-C1). `dtype`: what it computes in.
+    specification that it departs from the defaults in, or holds fixed (`{"reduction": "mean"}`, `{"alpha": 1.5}`),
+    and four of the kit's own: `scale`, a factor on all weights and directions that it reports (a number, "K" or
+    "1/K"); `least`, the fewest tasks that it takes, 1; for a method that draws, `order`: "given" if it takes the
+    draw, "own" if it makes its own; in a live run, `layer`: whether the method reads the gradients of "all" shared
+    layers, of the "last" one, or of the last one's "matrix", as GradNorm may (LIVE-C1). `dtype`: what it computes in.
     Errors: DomainError for an unknown method, choice or type.
     """
 
@@ -123,8 +123,12 @@ class Implementation:
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """The kinds of cases that it can be put to, those that say most first."""
-        own = () if self.step is None else ("step",)
-        return (*own, *(("run",) if self.step or self.run else ()), *(("live",) if self.live else ()))  # type: ignore[return-value]
+        doors: dict[Kind, bool] = {
+            "step": self.step is not None,
+            "run": self.step is not None or self.run is not None,
+            "live": self.live is not None,
+        }
+        return tuple(kind for kind, there in doors.items() if there)
 
     @property
     def layer(self) -> str:
@@ -165,7 +169,7 @@ def observed_names(case: Case) -> tuple[str, ...]:
 
 @dataclass
 class Answers:
-    """What an implementation has answered: `observe` asks it, once a case that has a label; `printed` is its output."""
+    """What an implementation has answered: `observe` asks it, once a labelled case; `printed` is its output."""
 
     impl: Implementation
     printed: list[str] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Transformations of a case that a method's laws speak of: tasks permuted, gradient space rotated, gradients scaled."""
+"""Transformations of a case that a method's laws speak of: tasks permuted, gradients rotated, gradients scaled."""
 
 from __future__ import annotations
 

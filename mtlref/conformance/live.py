@@ -1,7 +1,7 @@
 """Live problems: a small network with its batch, of which the framework under judgement makes its own gradients.
 
-A `Live` is one training step: a trunk that the tasks share, a head each, a batch, targets and kinds of losses. What the
-specification says of it comes from `mtlref.autograd` (LIVE-1 … LIVE-3). It is put to two kinds of code:
+A `Live` is one training step: a trunk that the tasks share, a head each, a batch, targets and kinds of losses. What
+the specification says of it comes from `mtlref.autograd` (LIVE-1 … LIVE-3). It is put to two kinds of code:
 
     Implementation("jacobian", name=…, step=step)     # step(live, state) -> {"losses", "jacobian", "head_gradients"}
     Implementation("gradnorm", name=…, live=run)      # run(live_run) -> {"direction": [… a step], "weights": […], …}
@@ -34,7 +34,7 @@ LOSSES: Mapping[str, Callable[[Operand, ArrayLike], Tensor]] = {
     "absolute": absolute_error,
     "cross-entropy": cross_entropy,
 }
-"""The kinds of losses, each a mean over the examples of the batch and the outputs of an example (NN-6, NN-7, NN-8)."""
+"""The kinds of losses, each a mean over a batch's examples and an example's outputs (NN-6, NN-7, NN-8)."""
 
 Batch = tuple[Array, tuple[NDArray[Any], ...]]
 """Inputs (B, n), and for each task its targets, (B, outputs) or labels (B,)."""
@@ -47,7 +47,7 @@ class Live(Given):
     `network`: its sizes and activation; `shared`: the trunk's W, b, W, b, each W (inputs, outputs), a layer being
     h = φ(x W + b); `heads`: W, b of each task's affine head; `x` (B, n); `targets`: one array a task; `kinds`: each
     task's loss, a key of `LOSSES`. `weights` (K,): weights that are in use and that no task's own gradient contains;
-    None in a run. `draw`: as in a `Problem`. `evaluation`: a batch of a validation that follows and must change nothing.
+    None in a run. `draw`: as in a `Problem`. `evaluation`: a batch of a validation that follows and changes nothing.
     """
 
     method: Method
@@ -180,7 +180,7 @@ class LiveProblem(Problem):
         return self.method.step(state, known.losses, known.jacobian[:, columns(self.live, self.layer)], **more)
 
     def with_weights(self, state: State) -> LiveProblem:
-        """Return the problem measured with the weights in use, where known defects of the measurement may read them."""
+        """Return the problem measured with the weights in use, where known defects may read them."""
         if not self.plumbing or self.live.weights is not None:
             return self
         found = plumbed(measured(self.live), replace(self.live, weights=weights_of(state)), self.plumbing)
@@ -194,7 +194,7 @@ class LiveProblem(Problem):
         return {**observables(out, known.jacobian), **own}
 
     def moved(self, rng: np.random.Generator, by: float) -> Problem:
-        """Return the problem with the network's parameters, inputs and targets moved by a share `by` of themselves."""
+        """Return the problem with the network's numbers moved by a share `by` of themselves."""
         return self.on(moved_network(self.live, int(rng.integers(2**32)), by))
 
     def on(self, live: Live) -> LiveProblem:

@@ -113,7 +113,7 @@ def rehearsed(found: Session, kind: Kind) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class BoundCheck:
-    """A check of one implementation. Calling it runs it: ConformanceError if it fails, Skipped if it does not apply."""
+    """A check of one implementation. Calling it runs it: ConformanceError if it fails, Skipped if it says nothing."""
 
     session: Session
     check: Check

@@ -165,7 +165,7 @@ def settled(settings: Mapping[str, Any], K: int) -> dict[str, Any]:
 def sizes(plan: Plan, impl: Implementation) -> list[int]:
     """Return the numbers of tasks that `plan` wants, without those that an implementation does not take."""
     most = plan.most if impl.own_order else None
-    return [K for K in plan.tasks if K >= impl.least and (most is None or K <= most) and fits(impl, K)]
+    return [K for K in plan.tasks if impl.least <= K and (most is None or most >= K) and fits(impl, K)]
 
 
 def fits(impl: Implementation, K: int) -> bool:
@@ -311,9 +311,9 @@ class Plan:
     """What the checks of a method are put to.
 
     `mandatory`: the observable without which nothing can be said; `settings`: the hyper-parameters that cases vary, a
-    function of K where they have an entry a task; all others are as declared, or at their defaults; `choices`: for the
-    diagnosis, other values of the choice points, by their tag; `most`: the most tasks for an implementation that draws
-    its own orders, whose outcomes are all enumerated; `live`: its steps are networks, too.
+    function of K where they have an entry a task; all others are as declared, or at their defaults; `choices`: for
+    the diagnosis, other values of the choice points, by their tag; `most`: the most tasks for an implementation that
+    draws its own orders, whose outcomes are all enumerated; `live`: its steps are networks, too.
     """
 
     mandatory: str

@@ -46,7 +46,7 @@ class Departure(AssertionError):
         return int(np.unravel_index(int(np.argmax(excess)), excess.shape)[0])
 
 
-class Undecided(Exception):  # noqa: N818 - it is no error: the case says nothing
+class Undecided(Exception):
     """The specification has no answer to the case that a law needs."""
 
 

@@ -1,8 +1,8 @@
 """Wrong plumbing: how live code comes by other losses and gradients than its tasks', or descends another direction.
 
-A defect of the measurement replaces `measured`: it takes what has been measured and the live problem, and returns what
-such code measures. A defect of the descent replaces `descended`: it takes the case and its rows of observables, and
-returns the rows of such code.
+A defect of the measurement replaces `measured`: it takes what has been measured and the live problem, and returns
+what such code measures. A defect of the descent replaces `descended`: it takes the case and its rows of observables,
+and returns the rows of such code.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ def leaking(case: Case, rows: Rows) -> Rows:
 
 
 def leaked(problem: Any, row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """∇L_grad = c Σ_i sign(G_i − target_i) |w_i| ∇‖J_i‖ with c = 1, or 1/K where L_grad is a mean; ∇‖J_i‖ = ∇²L_i J_i/‖J_i‖."""
+    """∇L_grad = c Σ_i sign(G_i − target_i) |w_i| ∇²L_i J_i/‖J_i‖; c = 1, or 1/K if L_grad is a mean."""
     gap = row["G"] - row["target"]
     total = float(np.sum(np.abs(gap)))
     factor = row["L_grad"] / total if total > 0 else 0.0
@@ -249,7 +249,8 @@ def task_gradient(live: Live, parameters: list[Any], task: int) -> Any:
         h.append(np.where(z.real > 0, z, 0) if relu else np.tanh(z))
     up = output_slope(live.kinds[task], h[-1] @ V + c, live.targets[task])
     own = [h[-1].T @ up, up.sum(axis=0)]
-    up, shared = up @ V.T, []
+    shared: list[Any] = []
+    up = up @ V.T
     for k in range(len(layers) // 2 - 1, -1, -1):
         up = up * ((h[k + 1].real > 0) if relu else 1 - h[k + 1] ** 2)
         shared = [h[k].T @ up, up.sum(axis=0), *shared]

@@ -45,7 +45,7 @@ class Callback:
 
 
 def torch_module():
-    """A torch module that calls `backward` itself, on the parameters it is given; a function, for torch is optional."""
+    """A torch module that calls `backward` itself, on the parameters it is given. Torch is optional."""
     import torch
 
     class GradNorm(torch.nn.Module):

@@ -51,7 +51,7 @@ def test_the_scalar_losses_have_the_problem_s_values_and_gradients(D, dtype):
 
 def test_double_precision_is_asked_for_by_name():
     jax.config.update("jax_enable_x64", False)
-    with pytest.raises(DomainError, match="JAX makes float32 of float64: jax.config.update"):
+    with pytest.raises(DomainError, match=r"JAX makes float32 of float64: jax.config.update"):
         adapter.array([1.0], "float64")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -99,8 +100,8 @@ def test_the_sizes_tell_mistakes_apart():
             B,
             n,
             *live.network.trunk,
-            *{kind: len(head[-1]) for kind, head in zip(live.kinds, live.heads)}.values(),
-        ]  # noqa: B905
+            *{kind: len(head[-1]) for kind, head in zip(live.kinds, live.heads, strict=True)}.values(),
+        ]
         assert len(set(sizes)) == len(sizes)
         assert all(np.all(array != 0) for array in live.shared)
         assert nearest_kink(live) >= 1e-3
@@ -127,7 +128,7 @@ def test_the_nearest_kink_is_found():
 def test_training_goes_down_and_each_step_follows_from_the_one_before():
     run = train(PerTaskGradients(), np.random.default_rng(3), 3, 4, False)
     assert run is not None
-    for before, after in zip(run, run[1:], strict=False):
+    for before, after in itertools.pairwise(run):
         total = backward(before)[1].sum(axis=0)
         expected = stepped(before, 0.15 * total / np.linalg.norm(total))
         for a, b in zip(expected.shared, after.shared, strict=True):
@@ -137,7 +138,7 @@ def test_training_goes_down_and_each_step_follows_from_the_one_before():
 
 
 def test_the_leak_of_gradnorm_s_loss_is_the_slope_of_the_norms():
-    """∇‖J_i‖ by the complex step of the hand-written back-propagation, against differences of the autograd's norms."""
+    """∇‖J_i‖ by the complex step of the hand-written back-propagation, against differences of the norms."""
     for live in lives(seeds=range(4)):
         for layer in ("all", "last", "matrix"):
             problem = live_problem(METHODS["gradnorm"](), live, layer)

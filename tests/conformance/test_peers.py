@@ -1,4 +1,4 @@
-"""The claims of derivations/bugs.md about other packages, each reproduced. Where a package is absent its test is skipped."""
+"""The claims of derivations/bugs.md about other packages, each reproduced; skipped where a package is absent."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ def test_gradnorm_pytorch_departs_in_four_places():
 def test_gradnorm_pytorch_by_hand():
     """K = 2, norms (3, 1), L = L(0) ⊙ (2, 1), α = 1: r = (4/3, 2/3), Ḡ = 2.
 
-    Targets by GN-4 (8/3, 4/3), the package's Ḡ/r (3/2, 3): the signs are (+, −) in both. The slope by GN-6 is (3, −1),
-    the package's half of it. With lr = 1/2 it comes to w = (1/4, 5/4), and (1/3, 5/3) after renormalisation.
+    Targets by GN-4 (8/3, 4/3), the package's Ḡ/r (3/2, 3): the signs are (+, −) in both. The slope by GN-6 is
+    (3, −1), the package's half of it. With lr = 1/2 it comes to w = (1/4, 5/4), and (1/3, 5/3) after renormalisation.
     """
     impl = peer("gradnorm-pytorch GradNormLossWeighter").implementation()
     method = GradNorm(alpha=1.0, lr=0.5)
@@ -101,7 +101,7 @@ def test_gradnorm_pytorch_slows_the_task_that_lags():
 
 
 def test_gradnorm_pytorch_agrees_where_alpha_is_zero_but_for_the_rate():
-    """With α = 0 there is no inverted rate: half the slope for K = 2, so twice the rate gives the specification's step."""
+    """With α = 0 no rate is inverted; the slope is half of GN-6 for K = 2, and twice the rate makes up for it."""
     impl = peer("gradnorm-pytorch GradNormLossWeighter").implementation()
     losses, jacobian = np.array([2.0, 1.0]), np.array([[3.0, 0.0], [0.0, 1.0]])
     state = SimpleNamespace(weights=np.ones(2), initial_losses=np.ones(2))

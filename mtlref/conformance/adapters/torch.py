@@ -12,8 +12,8 @@ A user's class is plugged in by letting it see what it sees in training, scalars
             steps.append({"w_next": mine.weights, **model.observed()})
         return columns(steps)
 
-`observed` reads `direction` and `head_weights` off the `.grad` that the code has left. `network(live)` is the module of
-a live problem; its `observed` gives `direction` and `head_gradients`.
+`observed` reads `direction` and `head_weights` off the `.grad` that the code has left. `network(live)` is the module
+of a live problem; its `observed` gives `direction` and `head_gradients`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def flat(tensors: Iterable[Tensor]) -> Tensor:
 
 
 def descended(parameters: Iterable[Tensor]) -> Tensor:
-    """Return what an optimiser would descend: the `.grad` of each parameter, zero where there is none, as a vector."""
+    """Return what an optimiser would descend: the `.grad`s, zero where there is none, as one vector."""
     return flat(torch.zeros_like(p) if p.grad is None else p.grad.detach().clone() for p in parameters)
 
 
@@ -54,9 +54,9 @@ def descended(parameters: Iterable[Tensor]) -> Tensor:
 class Surrogate(nn.Module):
     """K losses with given values and gradients: L_i + g_i · (θ − θ₀) + (φ_i − φ_i0).
 
-    θ₀ and φ_i0 are the parameters as they are at the call, so an optimiser may move them in between. θ is `shared`: two
-    matrices and a bias, or one vector if `split` is False. φ_i is `heads[i]`, a scalar of task i's own, whose gradient is
-    therefore the weight of head i. `problem`: a problem or a run, for the sizes.
+    θ₀ and φ_i0 are the parameters as they are at the call, so an optimiser may move them in between. θ is `shared`:
+    two matrices and a bias, or one vector if `split` is False. φ_i is `heads[i]`, a scalar of task i's own, whose
+    gradient is therefore the weight of head i. `problem`: a problem or a run, for the sizes.
     """
 
     def __init__(self, problem: Problem | Run, dtype: torch.dtype = torch.float64, split: bool = True) -> None:
@@ -86,7 +86,7 @@ class Surrogate(nn.Module):
 class Network(nn.Module):
     """The network of a live problem: a trunk of affine layers x W + b, an affine head a task.
 
-    `shared`: the trunk's W, b, W, b, in the order of the columns of a Jacobian; `heads`: a list of W, b for each task.
+    `shared`: the trunk's W, b, W, b, in the order of a Jacobian's columns; `heads`: a list of W, b for each task.
     """
 
     def __init__(self, live: Live, dtype: torch.dtype = torch.float64) -> None:

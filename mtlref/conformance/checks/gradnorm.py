@@ -146,7 +146,7 @@ def check_gradnorm_ignores_the_unit_of_a_loss_beside_its_start(trial: Trial) -> 
     state = case.state
     L_0 = vars(state).get("initial_losses")
     if L_0 is not None:
-        state = replace(state, **{"initial_losses": L_0 * factor})
+        state = replace(state, initial_losses=L_0 * factor)
     steps = tuple(replace(problem, losses=problem.losses * factor) for problem in case.steps)
     again = trial.on(replace(case, steps=steps, state=state, label="", expected=None))
     for t in range(len(trial.expected)):

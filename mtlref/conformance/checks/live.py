@@ -1,4 +1,4 @@
-"""The checks of live runs: a method on a network whose gradients the code makes itself. They hold for every method."""
+"""The checks of live runs: a method on a network whose gradients the code makes. They hold for every method."""
 
 from __future__ import annotations
 

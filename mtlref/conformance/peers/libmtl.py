@@ -29,7 +29,7 @@ FLOAT = torch.float32
 
 @contextmanager
 def bare_package() -> Iterator[None]:
-    """Put an empty LibMTL with the real one's path in its place, so that importing a part does not import the whole."""
+    """Put an empty LibMTL with the real one's path in its place: importing a part does not import the whole."""
     spec = find_spec("LibMTL")
     if spec is None or spec.submodule_search_locations is None:
         raise ImportError("LibMTL is not installed", name="LibMTL")
@@ -48,7 +48,7 @@ def model_of(kind: str, surrogate: Surrogate, K: int) -> Any:
     """Return LibMTL's class of that name on the surrogate's shared parameters."""
     base: Any = getattr(weighting, kind)
 
-    class Model(base):  # type: ignore[misc]
+    class Model(base):
         def get_share_params(self) -> Any:
             return surrogate.shared.parameters()
 
@@ -59,6 +59,11 @@ def model_of(kind: str, surrogate: Surrogate, K: int) -> Any:
     model.task_num, model.device, model.rep_grad, model.epoch = K, torch.device("cpu"), False, 0
     model.init_param()
     return model
+
+
+def setting(problem: Problem, name: str) -> Any:
+    """Return a hyper-parameter of the problem's method."""
+    return getattr(problem.method, name)
 
 
 # GRADNORM
@@ -91,9 +96,9 @@ def gradnorm_run(run: Run) -> Mapping[str, Any]:
 
 def balanced(model: Any, surrogate: Surrogate, problem: Problem) -> dict[str, Any]:
     """Return what LibMTL's GradNorm makes of a problem, its logits then moved by SGD."""
-    weights = model.backward(torch.stack(surrogate(problem)), alpha=problem.method.alpha)  # type: ignore[attr-defined]
+    weights = model.backward(torch.stack(surrogate(problem)), alpha=setting(problem, "alpha"))
     if model.loss_scale.grad is not None:
-        torch.optim.SGD([model.loss_scale], lr=problem.method.lr).step()  # type: ignore[attr-defined]
+        torch.optim.SGD([model.loss_scale], lr=setting(problem, "lr")).step()
     w_next = len(weights) * torch.softmax(model.loss_scale.detach(), dim=-1)
     return {"weights": weights, "w_next": w_next, **surrogate.observed()}
 
@@ -136,7 +141,7 @@ def uncertainty_step(problem: Problem, state: Any) -> Mapping[str, Any]:
         model.loss_scale.copy_(torch.tensor(state.log_variances))
     weights = model.backward(torch.stack(surrogate(problem)))
     ds = model.loss_scale.grad.clone()
-    torch.optim.SGD([model.loss_scale], lr=problem.method.lr).step()  # type: ignore[attr-defined]
+    torch.optim.SGD([model.loss_scale], lr=setting(problem, "lr")).step()
     return {"w": weights, "weights": weights, "ds": ds, "s_next": model.loss_scale.detach(), **surrogate.observed()}
 
 
@@ -157,7 +162,7 @@ def dwa_run(run: Run) -> Mapping[str, Any]:
     steps = []
     for model.epoch, problem in enumerate(run):
         surrogate.zero_grad()
-        weights = model.backward(torch.stack(surrogate(problem)), T=problem.method.temperature)
+        weights = model.backward(torch.stack(surrogate(problem)), T=setting(problem, "temperature"))
         row = {"weights": weights, **surrogate.observed()}
         model.train_loss_buffer[:, model.epoch] = np.mean(batches(problem), axis=0)
         steps.append({**row, "w_next": coming(model, surrogate, problem)})
@@ -172,7 +177,7 @@ def batches(problem: Problem) -> Array:
 def coming(model: Any, surrogate: Surrogate, problem: Problem) -> Any:
     """Return the weights of the epoch that comes."""
     model.epoch += 1
-    weights = model.backward(torch.stack(surrogate(problem)), T=problem.method.temperature)  # type: ignore[attr-defined]
+    weights = model.backward(torch.stack(surrogate(problem)), T=setting(problem, "temperature"))
     model.epoch -= 1
     return weights
 

@@ -126,7 +126,7 @@ def jacobian_step(live: Live, state: State) -> Mapping[str, Any]:
     model = network(live)
     losses = model.losses(live)
     parts = jac(losses, list(model.shared), retain_graph=True)
-    heads = [jac(loss, list(head)) for loss, head in zip(model.losses(live), model.heads, strict=True)]  # type: ignore[call-overload]
+    heads = [jac(loss, list(head)) for loss, head in zip(model.losses(live), model.heads, strict=True)]
     rows = torch.cat([part.reshape(len(losses), -1) for part in parts], dim=1)
     return {"losses": losses, "jacobian": rows, "head_gradients": torch.cat([flat(head) for head in heads])}
 
