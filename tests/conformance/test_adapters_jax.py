@@ -8,13 +8,19 @@ import pytest
 jax = pytest.importorskip("jax", reason="JAX is an extra")
 
 from mtlref import DomainError, GradNorm  # noqa: E402
-from mtlref.conformance import Implementation, Problem, check_implementation  # noqa: E402
+from mtlref.conformance import Implementation, Problem, check_implementation, runner  # noqa: E402
 from mtlref.conformance.adapters import jax as adapter  # noqa: E402
 from mtlref.conformance.checks import of  # noqa: E402
 from mtlref.conformance.diagnosis import diagnose  # noqa: E402
 from mtlref.conformance.implementation import Answers  # noqa: E402
 
 DTYPES = ["float64", "float32"]
+
+
+@pytest.fixture(autouse=True)
+def few_cases(monkeypatch):
+    """JAX traces every network anew, a tenth of a second each time."""
+    monkeypatch.setattr(runner, "SIZES", {"step": 6, "run": 3, "live": 3})
 
 
 @pytest.fixture(autouse=True)

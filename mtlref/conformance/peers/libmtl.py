@@ -49,7 +49,7 @@ def model_of(kind: str, surrogate: Surrogate, K: int) -> Any:
     """Return LibMTL's class of that name on the surrogate's shared parameters."""
     base: Any = getattr(weighting, kind)
 
-    class Model(base):  # type: ignore[misc]
+    class Model(base):
         def get_share_params(self) -> Any:
             return surrogate.shared.parameters()
 
@@ -60,6 +60,11 @@ def model_of(kind: str, surrogate: Surrogate, K: int) -> Any:
     model.task_num, model.device, model.rep_grad, model.epoch = K, torch.device("cpu"), False, 0
     model.init_param()
     return model
+
+
+def setting(problem: Problem, name: str) -> Any:
+    """Return a hyper-parameter of the problem's method."""
+    return getattr(problem.method, name)
 
 
 # GRADNORM
