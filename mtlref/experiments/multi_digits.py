@@ -201,9 +201,9 @@ class MultiDigits(Experiment):
             rng=generator(seed, 5),
             progress=False,
         )
-        shares = history.weights / np.abs(history.weights).sum(axis=1, keepdims=True)
+        used = np.abs(history.weights).mean(axis=0)
         metrics = dict(zip(ERRORS, errors(network, history.parameters, test), strict=True))
-        metrics |= {f"share {task}": float(share) for task, share in zip(TASKS, shares.mean(axis=0), strict=True)}
+        metrics |= {f"share {task}": float(share) for task, share in zip(TASKS, used / used.sum(), strict=True)}
         by_epoch = history.losses.reshape(self.epochs, self.steps, 3).mean(axis=1)
         curves = {f"loss {task}": by_epoch[:, i].tolist() for i, task in enumerate(TASKS)}
         log = Log.of(history, None if stem == "random" else stem, settings, TASKS, method.reads == "gram")

@@ -241,7 +241,7 @@ def test_without_the_clamp_gradnorm_s_weight_of_the_sum_falls_below_zero():
     """On the default data, within two epochs: what a combination refuses (COMB-3)."""
     pytest.importorskip("sklearn")
     experiment = multi_digits.MultiDigits(epochs=2)
-    stem, settings = experiment.methods["dwa+gradnorm"]
+    _, settings = experiment.methods["dwa+gradnorm"]
     settings["stages"][1] = {**settings["stages"][1], "negative": "keep"}
     with pytest.raises(DomainError, match=r"COMB-3 takes weights of at least 0, not gradnorm.weights\[2\]"):
         experiment.run("dwa+gradnorm", 0)
