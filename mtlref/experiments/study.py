@@ -10,6 +10,7 @@ A run depends on the settings, the arm and the seed alone. `executed` is what a 
 from __future__ import annotations
 
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 
 from mtlref.experiments.statistics import Interval, interval
-from mtlref.notation import Array, DomainError, MissingExtraError, MtlrefError, count
+from mtlref.notation import Array, DomainError, MissingExtraError, MtlrefError, NonFiniteError, count
 from mtlref.training import History
 
 if TYPE_CHECKING:
@@ -183,6 +184,10 @@ def executed(experiment: Experiment, arm: str, seed: int, logged: bool) -> tuple
     except MtlrefError as error:
         raise MtlrefError(f"{experiment.name}, {arm}, seed {seed}: {error}", equation=error.equation) from error
     metrics = {name: float(value) for name, value in outcome.metrics.items()}
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            message = f"{experiment.name}, {arm}, seed {seed}: {name} is {value}"
+            raise NonFiniteError(message, argument=name, value=value)
     curves = {name: [float(value) for value in values] for name, values in outcome.curves.items()}
     return Run(arm, seed, metrics, curves), outcome.log if logged else None
 

@@ -15,6 +15,7 @@ from mtlref.experiments import gradnorm_toy, mmoe_synthetic, multi_digits, uw_re
 from mtlref.experiments.study import Run
 from mtlref.experiments.sweep import stem, sweep
 from mtlref.networks import SharedTrunk
+from mtlref.notation import DomainError
 from mtlref.settings import build
 
 # GRADNORM'S TOY
@@ -234,6 +235,18 @@ def test_a_tiny_sweep_of_all_methods_and_the_logs_that_an_audit_can_judge(tmp_pa
     ):
         audited = read_run(str(tmp_path / "logs" / f"{stem(arm, 0)}.csv"))
         assert judge(audited.method, audited.log).passed, arm
+
+
+def test_without_the_clamp_gradnorm_s_weight_of_the_sum_falls_below_zero():
+    """On the default data, within two epochs: what a combination refuses (COMB-3)."""
+    pytest.importorskip("sklearn")
+    experiment = multi_digits.MultiDigits(epochs=2)
+    _, settings = experiment.methods["dwa+gradnorm"]
+    settings["stages"][1] = {**settings["stages"][1], "negative": "keep"}
+    with pytest.raises(DomainError, match=r"COMB-3 takes weights of at least 0, not gradnorm.weights\[2\]"):
+        experiment.run("dwa+gradnorm", 0)
+    settings["stages"][1]["negative"] = "clamp"
+    assert experiment.run("dwa+gradnorm", 0).metrics["share sum"] >= 0
 
 
 def test_every_figure_can_be_drawn(tmp_path):

@@ -16,10 +16,10 @@ from mtlref.audit import judge, read_run
 from mtlref.cli import main
 from mtlref.experiments.command import NAMES, csv_text, experiment_of, shown, spread
 from mtlref.experiments.gradnorm_toy import GradNormToy
-from mtlref.experiments.study import Claim, Run, Summary, executed
+from mtlref.experiments.study import Claim, Outcome, Run, Summary, executed
 from mtlref.experiments.sweep import OtherSettingsError, stem, sweep, workers
 from mtlref.experiments.uw_regression import UWRegression
-from mtlref.notation import DomainError, MtlrefError
+from mtlref.notation import DomainError, MtlrefError, NonFiniteError
 
 TINY = GradNormToy(tasks=(2,), steps=12, epoch=4, batch=5, test=10)
 WORDS = ["--set", "hidden=3", "--set", "epochs=30", "--set", "early=20", "--set", "window=5"]
@@ -147,6 +147,17 @@ def test_a_run_that_fails_is_named_and_the_others_are_kept(tmp_path):
     with ThreadPoolExecutor(1) as executor, pytest.raises(MtlrefError, match=r"gradnorm-toy, T=2 \w+, seed 1: GN-3"):
         sweep(experiment, 2, tmp_path, executor)
     assert len(files(tmp_path)) >= 5
+
+
+@dataclass(frozen=True)
+class Dividing(GradNormToy):
+    def run(self, arm, seed):
+        return Outcome({"share": float("nan")})
+
+
+def test_a_metric_that_is_no_number_is_an_error():
+    with pytest.raises(NonFiniteError, match="gradnorm-toy, T=2 equal, seed 0: share is nan"):
+        executed(Dividing(tasks=(2,)), "T=2 equal", 0, False)
 
 
 def test_the_logs_of_the_first_seed_pass_the_audit(tmp_path):
