@@ -201,10 +201,10 @@ def fits(impl: Implementation, K: int) -> bool:
     return True
 
 
-def make(method: Method, shape: Shape, seed: int, kind: Kind, label: str = "") -> Case | None:
+def make(method: Method, shape: Shape, seed: int, kind: Kind, label: str = "", steps: int = STEPS) -> Case | None:
     """Return the case of that structure and seed; None where the method itself has no answer on the way there."""
     rng = np.random.default_rng(seed)
-    T = STEPS if kind == "run" else 1
+    T = steps if kind == "run" else 1
     L = LOSSES[shape.losses](rng, shape.K, shape.before + T)
     problems = [problem(method, shape, rng, losses, kind == "run" or t >= shape.before) for t, losses in enumerate(L)]
     try:
@@ -213,13 +213,13 @@ def make(method: Method, shape: Shape, seed: int, kind: Kind, label: str = "") -
             for earlier in problems[: shape.before]:
                 state = earlier.step(state).state
             state = reweighted(method, state, rng)
-        steps = tuple(problems[-T:])
+        taken = tuple(problems[-T:])
         following = state
-        for step in steps:
+        for step in taken:
             following = step.step(following).state
     except MtlrefError:
         return None
-    return Case(steps, state, kind == "step", label)
+    return Case(taken, state, kind == "step", label)
 
 
 def make_live(method: Method, K: int, seed: int, kind: Kind, layer: str, label: str = "") -> Case | None:

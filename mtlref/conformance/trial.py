@@ -149,17 +149,22 @@ class Trial:
         Errors: Departure.
         """
         found, wanted = np.asarray(got, dtype=np.float64), np.asarray(expected, dtype=np.float64)
+        allowed = self.allowed(name, t, found, wanted, law, factor)
+        if not within(found, wanted, allowed):
+            raise Departure(self.case, name, t, found, wanted, allowed, law)
+
+    def allowed(self, name: str, t: int, found: Array, wanted: Array, law: str = "", factor: float = 1) -> Array:
+        """Return the allowance of `equal`: with the spread of the observable `name` only where `found` needs it."""
         allowed = np.full(wanted.shape, factor * plain(wanted, self.answers.impl.eps))
         if self.answers.impl.own_order:  # the spread is that of the draw given: another may cancel more
             allowed += len(self.case.steps[t].jacobian) * plain(self.case.steps[t].jacobian, self.answers.impl.eps)
         if within(found, wanted, allowed):
-            return
+            return allowed
         width = self.spreads(t).get(name)
         if width is not None:
             wide = width if width.shape == wanted.shape and not law else np.sum(width)
             allowed = allowed + factor * wide
-        if not within(found, wanted, allowed):
-            raise Departure(self.case, name, t, found, wanted, allowed, law)
+        return allowed
 
     def spreads(self, t: int) -> dict[str, Array]:
         """Return how far rounding of the inputs moves each observable of step t."""
