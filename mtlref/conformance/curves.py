@@ -207,7 +207,8 @@ def departure(axes: Axes, step: int, value: float) -> str:
     """Return the mark of the first departure: a line at its step, and a ring around the value if it is a number."""
     x, right = axes.x(step), step > axes.steps / 2
     side, shift = ("end", -5) if right else ("start", 5)
-    text = f'<text class="bad" x="{x + shift:.3f}" y="{TOP - 8}" text-anchor="{side}">first departure: step {step}</text>'
+    place = f'x="{x + shift:.3f}" y="{TOP - 8}" text-anchor="{side}"'
+    text = f'<text class="bad" {place}>first departure: step {step}</text>'
     ring = f'<circle cx="{x:.3f}" cy="{axes.y(value):.3f}" r="5"/>' if np.isfinite(value) else ""
     return f'<line class="bad" x1="{x:.3f}" x2="{x:.3f}" y1="{TOP - 16}" y2="{HEIGHT - BOTTOM}"/>{text}{ring}'
 
