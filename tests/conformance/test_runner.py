@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -12,12 +15,28 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from mtlref.conformance import Implementation, check_implementation, implementation, runner, watchdog
+from mtlref.conformance import Implementation, check_implementation, implementation, runner
 from mtlref.conformance.runner import judge_all, session
 from mtlref.notation import DomainError
 
 NEXT = "check_gradnorm_next_weights"
 ANSWERS = "check_gradnorm_answers_every_problem"
+
+
+SLEEPER = """
+import pathlib
+import time
+
+from mtlref.conformance import Implementation
+
+
+def step(problem, state):
+    pathlib.Path("asked").touch()
+    time.sleep(300)
+
+
+mine = Implementation("gradnorm", name="sleeper", step=step)
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -85,18 +104,23 @@ def test_an_interrupt_stops_the_run():
         check_implementation(of(raising(KeyboardInterrupt())))
 
 
-def test_an_interrupt_while_waiting_stops_the_run(monkeypatch):
-    """Ctrl-C reaches the thread that waits; the next call has another thread, and is answered."""
-    release = threading.Event()
-
-    def interrupted(self, *arguments, **more):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(watchdog.Thread, "ask", interrupted)
-        check_implementation(of(right))
-    release.set()
-    assert statuses(of(right))[NEXT] == "passed"
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for another process")
+def test_an_interrupt_while_waiting_stops_the_command(tmp_path):
+    """Ctrl-C reaches the thread that waits for somebody else's."""
+    (tmp_path / "sleeper.py").write_text(SLEEPER, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sys.path))}
+    command = [sys.executable, "-m", "mtlref", "check", "sleeper:mine"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+    ) as process:
+        for _ in range(600):
+            if (tmp_path / "asked").exists():
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert error == "\nmtlref: interrupted\n"
 
 
 @pytest.mark.parametrize(
