@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,12 +10,13 @@ from functools import cached_property
 from typing import Any, Literal
 
 from mtlref.conformance import checks as catalogue
-from mtlref.conformance.check import Check, Skipped, applicable, draw, run_check
+from mtlref.conformance.check import Check, Skipped, applicable, run_check
 from mtlref.conformance.diagnosis import Diagnosis, diagnose
+from mtlref.conformance.digging import DIG, cases, draw
 from mtlref.conformance.implementation import AdapterError, Answers, Implementation, observed_names
 from mtlref.conformance.message import failure
 from mtlref.conformance.problem import Case
-from mtlref.conformance.strategies import CONDITIONS, Kind, Plan, battery, cases, conditions
+from mtlref.conformance.strategies import CONDITIONS, Kind, Plan, battery, conditions, drawn
 from mtlref.conformance.trial import Departure
 from mtlref.conformance.vectors import vector_cases
 from mtlref.notation import DomainError, MissingExtraError
@@ -84,7 +86,11 @@ class Session:
         """Return the vectors of a kind, then the cases that are drawn."""
         if kind not in self.drawn:
             vectors = tuple(case for case in self.vectors if kind != "live" and case.injected == (kind == "step"))
-            self.drawn[kind] = vectors + draw(cases(self.plan, self.impl, kind), SIZES[kind], kind)
+            if DIG in os.environ:
+                dug = draw(cases(self.plan, self.impl, kind), int(os.environ[DIG]), kind)
+            else:
+                dug = tuple(drawn(self.plan, self.impl, kind, SIZES[kind]))
+            self.drawn[kind] = vectors + dug
         return self.drawn[kind]
 
     def met(self) -> dict[str, int]:
@@ -161,7 +167,7 @@ class BoundCheck:
 
 
 def conformance_checks(impl: Implementation) -> list[BoundCheck]:
-    """Return the checks of an implementation, in tag order. Errors: MissingExtraError without Hypothesis."""
+    """Return the checks of an implementation, in tag order."""
     found = session(impl)
     return [BoundCheck(found, check) for check in found.checks]
 

@@ -123,7 +123,10 @@ def test_an_expected_failure_of_one_method_beside_another(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("[right_one], expected_failures={'check_gradnorm_nxt': 'typo'}", "expected_failures names 'check_gradnorm_nxt'"),
+        (
+            "[right_one], expected_failures={'check_gradnorm_nxt': 'typo'}",
+            "expected_failures names 'check_gradnorm_nxt'",
+        ),
         (f"[right_one], expected_failures={{{NEXT!r}: ''}}", f"expected_failures gives no reason for {NEXT}"),
         (f"[right_one], expected_failures={{{NEXT!r}: ' '}}", f"expected_failures gives no reason for {NEXT}"),
         ("[right_one, right_one]", "2 implementations of gradnorm are called 'right'"),
@@ -145,15 +148,12 @@ def test_a_misspelt_name_is_told_the_known_ones():
     assert all(check.name in str(refused.value) for check in conformance_checks(impl))
 
 
-def test_collection_asks_nothing_and_its_order_is_that_of_every_process(tmp_path):
+def test_collection_asks_nothing_and_its_order_is_that_of_every_process(tmp_path, monkeypatch):
     """Two processes collect the same tests in the same order, as distributing them over workers wants."""
     outputs = []
     for seed in ("1", "2"):
-        os.environ["PYTHONHASHSEED"] = seed
-        try:
-            status, output = suite(tmp_path, "[right_one, broken, dwa]", "--collect-only", "-q")
-        finally:
-            del os.environ["PYTHONHASHSEED"]
+        monkeypatch.setenv("PYTHONHASHSEED", seed)
+        status, output = suite(tmp_path, "[right_one, broken, dwa]", "--collect-only", "-q")
         assert status == 0
         outputs.append([line for line in output.splitlines() if "::" in line or "<Function" in line])
     assert outputs[0] == outputs[1]
