@@ -40,7 +40,7 @@ def cases(plan: Plan, impl: Implementation, kind: Kind) -> SearchStrategy[Any]:
     ).filter(lambda case: case is not None and decided(plan, impl, case))
 
 
-def live_cases(plan: Plan, impl: Implementation, kind: Kind) -> SearchStrategy[Case]:
+def live_cases(plan: Plan, impl: Implementation, kind: Kind) -> SearchStrategy[Any]:
     """Return the strategy of the live cases."""
     from hypothesis import strategies as st
 
@@ -50,7 +50,7 @@ def live_cases(plan: Plan, impl: Implementation, kind: Kind) -> SearchStrategy[C
         st.sampled_from([K for K in sizes(plan, impl) if K in LIVE_TASKS]),
         st.integers(0, 2**32 - 1),
     )
-    return drawn.filter(lambda case: case is not None).map(lambda case: case)
+    return drawn.filter(lambda case: case is not None)
 
 
 def draw(strategy: SearchStrategy[Case], number: int, label: str) -> tuple[Case, ...]:
