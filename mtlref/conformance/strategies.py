@@ -261,39 +261,44 @@ def reweighted(method: Method, state: State, rng: Rng) -> State:
 def battery(plan: Plan, impl: Implementation, kind: Kind, size: int = 24) -> list[Case]:
     """Return `size` fixed cases for the diagnosis, of three tasks or more if the method takes as many."""
     tasks = sizes(plan, impl)
-    return walked(plan, impl, kind, size, [K for K in tasks if K > 2] or tasks, 0, f"battery {kind}")
+    return walked(plan, impl, kind, size, [K for K in tasks if K > 2] or tasks, 0, f"battery {kind}", picked)
 
 
 def drawn(plan: Plan, impl: Implementation, kind: Kind, size: int) -> list[Case]:
     """Return `size` fixed cases for the checks, of other numbers than the battery's."""
-    return walked(plan, impl, kind, size, sizes(plan, impl), OTHER_NUMBERS, kind)
+    return walked(plan, impl, kind, size, sizes(plan, impl), OTHER_NUMBERS, kind, dealt)
 
 
 OTHER_NUMBERS = 10**6
 """The first seed of the checks' cases; the battery's begin at 0."""
 
 
+Pick = Callable[[Sequence[Any], int, int, Rng], Any]
+
+
+def picked(items: Sequence[Any], axis: int, number: int, rng: Rng) -> Any:
+    """Return any of the items."""
+    return items[int(rng.integers(len(items)))]
+
+
+def dealt(items: Sequence[Any], axis: int, number: int, rng: Rng) -> Any:
+    """Return the next item of a deck that is shuffled anew whenever it has been dealt: few cases have each item."""
+    deal, at = divmod(number, len(items))
+    return items[int(np.random.default_rng([axis, deal, 2]).permutation(len(items))[at])]
+
+
 def walked(
-    plan: Plan, impl: Implementation, kind: Kind, size: int, tasks: Sequence[int], first: int, label: str
+    plan: Plan, impl: Implementation, kind: Kind, size: int, tasks: Sequence[int], first: int, label: str, pick: Pick
 ) -> list[Case]:
     """Return `size` cases among the structures of `plan`, the same in every process and on every day."""
+    befores = (0,) if kind == "run" else (0, 1, 2, 3)
+    axes = (plan.settings, tasks, plan.dimensions, plan.gradients, plan.losses, befores)
     found: list[Case] = []
     for seed in range(first, first + 50 * size):
         if len(found) == size:
             break
         rng = np.random.default_rng([seed, 1])
-
-        def pick(items: Sequence[Any], rng: Rng = rng) -> Any:
-            return items[int(rng.integers(len(items)))]
-
-        shape = Shape(
-            pick(plan.settings),
-            pick(tasks),
-            pick(plan.dimensions),
-            pick(plan.gradients),
-            pick(plan.losses),
-            0 if kind == "run" else int(rng.integers(4)),
-        )
+        shape = Shape(*(pick(items, axis, seed - first, rng) for axis, items in enumerate(axes)))
         name = f"{label} {seed - first}"
         if plan.live or kind == "live":
             K = max(impl.least, (3, 4)[seed % 2])
