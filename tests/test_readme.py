@@ -35,7 +35,7 @@ def test_the_commands_are_there():
     assert [command for command, _ in COMMANDS] == [
         "python -m pip install . && mtlref audit example:gradnorm-pytorch",
         "mtlref audit example:torch-loop",
-        "python -m pip install '.[test]' && mtlref check my_gradnorm:mine --select check_gradnorm_next_weights",
+        "python -m pip install . && mtlref check my_gradnorm:mine --select check_gradnorm_next_weights",
         "python -m pip install '.[test]' && python -m pytest",
     ]
 

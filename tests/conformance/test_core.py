@@ -142,6 +142,12 @@ def test_the_cases_are_the_same_in_every_process(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} <= {"theirs.py", "__pycache__"}
 
 
+def test_checking_takes_neither_hypothesis_nor_pytest(tmp_path):
+    code = "import sys; sys.modules['hypothesis'] = sys.modules['pytest'] = None\n" + PROCESS.format(before="")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sys.path))}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, capture_output=True)
+
+
 def test_digging_draws_as_many_as_are_asked_for(monkeypatch):
     monkeypatch.setenv("MTLREF_DIG", "7")
     found = session(implementation("gradnorm"))
