@@ -23,6 +23,9 @@ from mtlref.settings import build, parse
 AGREES, DEPARTS, UNUSABLE = 0, 1, 2
 """The exit statuses."""
 
+INTERRUPTED = 130
+"""The exit status after an interrupt from the keyboard, as shells have it."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
@@ -33,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MtlrefError as error:
         print(f"mtlref: {error}", file=sys.stderr)
         return UNUSABLE
+    except KeyboardInterrupt:
+        print("\nmtlref: interrupted", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNUSABLE

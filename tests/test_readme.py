@@ -28,20 +28,14 @@ def test_a_command_prints_what_the_readme_shows(capsys, tmp_path, monkeypatch, c
     words = command.split("&& ")[-1].split()
     assert words[0] == "mtlref"
     main(words[1:])
-    found = capsys.readouterr().out
-    if words[1] == "check":  # what is drawn differs by Hypothesis's version: so do the last paragraph's counts
-        found, drawn = found.rstrip().rsplit("\n\n", 1)
-        printed, shown = printed.rstrip().rsplit("\n\n", 1)
-        assert re.match(r"\d+ cases, of which with ", drawn)
-        assert re.match(r"\d+ cases, of which with ", shown)
-    assert found == printed
+    assert capsys.readouterr().out == printed
 
 
 def test_the_commands_are_there():
     assert [command for command, _ in COMMANDS] == [
         "python -m pip install . && mtlref audit example:gradnorm-pytorch",
         "mtlref audit example:torch-loop",
-        "python -m pip install '.[test]' && mtlref check my_gradnorm:mine --select check_gradnorm_next_weights",
+        "python -m pip install . && mtlref check my_gradnorm:mine --select check_gradnorm_next_weights",
         "python -m pip install '.[test]' && python -m pytest",
     ]
 

@@ -8,22 +8,15 @@ cases, simplest first, so that it is asked once a case and the first failure is 
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 from mtlref.conformance.implementation import Answers, Implementation
 from mtlref.conformance.problem import Case
 from mtlref.conformance.strategies import Kind
 from mtlref.conformance.trial import Trial, Undecided
-from mtlref.notation import TAG, MissingExtraError
-
-if TYPE_CHECKING:
-    from hypothesis.strategies import SearchStrategy
-
-DIG = "MTLREF_DIG"
-"""The environment variable that makes Hypothesis draw at random, and that many cases of each kind."""
+from mtlref.notation import TAG
 
 Body = Callable[[Trial], None]
 
@@ -123,37 +116,6 @@ def trial_of(answers: Answers, case: Case) -> Trial:
         return Trial(answers, case)
     kept: Trial = answers.trials.setdefault(id(case), Trial(answers, case))
     return kept
-
-
-def draw(strategy: SearchStrategy[Case], number: int, label: str) -> tuple[Case, ...]:
-    """Return the cases that Hypothesis draws, the same every day unless `MTLREF_DIG` is set."""
-    hypothesis = extra()
-    found: list[Case] = []
-
-    settings = hypothesis.settings(
-        derandomize=DIG not in os.environ,
-        max_examples=int(os.environ.get(DIG, number)),
-        phases=[hypothesis.Phase.generate],
-        database=None,
-        deadline=None,
-        suppress_health_check=list(hypothesis.HealthCheck),
-    )
-
-    def collect(case: Case) -> None:
-        found.append(replace(case, label=f"{label} {len(found)}"))
-
-    settings(hypothesis.given(strategy)(collect))()
-    return tuple(found)
-
-
-def extra() -> Any:
-    """Return the module hypothesis. Errors: MissingExtraError."""
-    try:
-        import hypothesis
-    except ImportError as error:
-        message = "the conformance checks draw their problems with Hypothesis: pip install 'mtlref[test]'"
-        raise MissingExtraError(message) from error
-    return hypothesis
 
 
 def applicable(check: Check, impl: Implementation, given: frozenset[str]) -> None:

@@ -71,13 +71,10 @@ def peers(arguments: argparse.Namespace) -> int:
 def implementations(arguments: argparse.Namespace) -> int:
     """Judge the implementations that TARGET names, and print their reports."""
     from mtlref.conformance import html, report
-    from mtlref.conformance.runner import judge
+    from mtlref.conformance.runner import judge_all
 
     expected = dict(reason(word) for word in arguments.expect)
-    judged = [
-        judge(impl, expected_failures=expected, select=arguments.select, progress=shown)
-        for impl in named(arguments.target)
-    ]
+    judged = judge_all(named(arguments.target), expected_failures=expected, select=arguments.select, progress=shown)
     plain = [report.plain(judgement) for judgement in judged]
     written(
         arguments.json,
@@ -85,8 +82,7 @@ def implementations(arguments: argparse.Namespace) -> int:
         "\n\n\n".join(report.text(judgement) for judgement in judged),
     )
     if arguments.html:
-        page = "\n".join(html.page(judgement.session, judgement.results) for judgement in judged)
-        Path(arguments.html).write_text(page, encoding="utf-8")
+        save(arguments.html, html.pages([(judgement.session, judgement.results) for judgement in judged]))
     statuses = {judgement.status for judgement in judged}
     return UNUSABLE if "unusable" in statuses else FAILED if "failed" in statuses else PASSED
 
@@ -106,7 +102,7 @@ def named(target: str) -> list[Any]:
         for part in name.split("."):
             found = getattr(found, part)
         made: Any = found() if callable(found) and not isinstance(found, Implementation) else found
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DomainError(f"{target} cannot be loaded: {crash(error)}", argument="target", value=target) from error
     every = list(made) if isinstance(made, list | tuple) else [made]
     for item in every:
@@ -130,7 +126,8 @@ def shown(checks: Sequence[Any]) -> Iterable[Any]:
     """Yield the checks, with a progress line on a terminal."""
     from mtlref.progress import track
 
-    return track(checks, len(checks), f"checking {checks[0].session.impl.name}" if checks else "checking")
+    names = list(dict.fromkeys(check.session.impl.name for check in checks))
+    return track(checks, len(checks), f"checking {', '.join(names[:3])}{' …' if len(names) > 3 else ''}")
 
 
 def written(where: str | None, plain: Any, text: str) -> None:
@@ -141,4 +138,13 @@ def written(where: str | None, plain: Any, text: str) -> None:
         return
     print(text)
     if where:
-        Path(where).write_text(document + "\n", encoding="utf-8")
+        save(where, document + "\n")
+
+
+def save(where: str, text: str) -> None:
+    """Write a report to a file. Errors: DomainError if that cannot be done."""
+    try:
+        Path(where).write_text(text, encoding="utf-8")
+    except OSError as error:
+        message = f"the report cannot be written to {where}: {error.strerror or error}"
+        raise DomainError(message, argument="file", value=where) from error

@@ -35,6 +35,7 @@ body { margin: 0 auto; max-width: 62rem; padding: 2rem 1.25rem 3rem; background:
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 0.4rem 0 0.2rem; }
 h2 { font-size: 1.1rem; margin: 2.4rem 0 0.6rem; }
 h3 { font-size: 0.95rem; margin: 0 0 0.3rem; }
+hr { border: 0; border-top: 2px solid var(--rule); margin: 3.5rem 0; }
 p { margin: 0.4rem 0; } .soft, figcaption { color: var(--soft); font-size: 0.88rem; }
 .verdict { border-left: 0.4rem solid var(--c); background: var(--card); padding: 1rem 1.2rem; border-radius: 0.3rem; }
 .word, .status { color: var(--c); font-weight: 650; } .word { font-size: 1.05rem; }
@@ -74,8 +75,23 @@ COLOUR = {"passed": "good", "failed": "bad", "unexpected pass": "bad", "unusable
 
 def page(session: Session, results: Sequence[CheckResult]) -> str:
     """Return the page of an implementation, of whose checks `results` came."""
+    return pages([(session, results)])
+
+
+def pages(judged: Sequence[tuple[Session, Sequence[CheckResult]]]) -> str:
+    """Return one page of several implementations, each with the results of its checks, one below the other."""
+    title = "; ".join(f"{session.impl.name}: {verdict(session, results)[1]}" for session, results in judged)
+    body = "\n<hr>\n".join(section(session, results) for session, results in judged)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )
+
+
+def section(session: Session, results: Sequence[CheckResult]) -> str:
+    """Return what a page says of one implementation."""
     printed = list(session.answers.printed)
-    title = f"{session.impl.name}: {verdict(session, results)[1]}"
     parts = (
         header(session, results),
         figures(session, results),
@@ -84,13 +100,7 @@ def page(session: Session, results: Sequence[CheckResult]) -> str:
         met(session),
         output(printed),
     )
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</body>\n</html>\n"
-    )
+    return "\n".join(part for part in parts if part)
 
 
 def verdict(session: Session, results: Sequence[CheckResult]) -> tuple[str, str]:

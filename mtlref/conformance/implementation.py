@@ -14,19 +14,17 @@ reported as that (`AdapterError`), and what it prints is kept for the report.
 
 from __future__ import annotations
 
-import contextlib
-import io
-import threading
 import traceback
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from mtlref.conformance import watchdog
 from mtlref.conformance.live import LAYERS, LiveRun, PerTaskGradients
 from mtlref.conformance.problem import Case, Run, copied, following, same
 from mtlref.contract import Method
@@ -39,6 +37,12 @@ if TYPE_CHECKING:
 
 PATIENCE = 60.0
 """Seconds after which a call counts as hung."""
+
+HANGS = 2
+"""How many calls may hang before nothing more is asked."""
+
+LINES = 1000
+"""How many lines of output are kept."""
 
 DTYPES = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 """The distance from 1 to the next number of each type."""
@@ -167,8 +171,10 @@ def observed_names(case: Case) -> tuple[str, ...]:
 
 @dataclass
 class Answers:
-    """What an implementation has answered: `observe` asks it, once a case that has a label; `printed` is
-    its output."""
+    """What an implementation has answered: `observe` asks it, once a case that has a label, answered or not.
+
+    `printed`: the first lines of its output; `hung`: how many calls have not come back.
+    """
 
     impl: Implementation
     matrixwise: bool = False
@@ -176,16 +182,22 @@ class Answers:
     trials: dict[int, Any] = field(default_factory=dict)
     """The trials of labelled cases, kept for all checks by the case's identity; they keep the cases."""
     printed: list[str] = field(default_factory=list)
-    known: dict[int, tuple[Case, list[dict[str, Array]]]] = field(default_factory=dict)
+    hung: int = 0
+    known: dict[int, tuple[Case, list[dict[str, Array]] | AdapterError]] = field(default_factory=dict)
 
     def observe(self, case: Case) -> list[dict[str, Array]]:
         """Return the observables of each step that is judged, in the specification's scale. Errors: AdapterError."""
-        if id(case) in self.known:
-            return self.known[id(case)][1]
-        rows = self.fresh(case)
-        if case.label:
-            self.known[id(case)] = (case, rows)
-        return rows
+        if not case.label:
+            return self.fresh(case)
+        if id(case) not in self.known:
+            try:
+                self.known[id(case)] = (case, self.fresh(case))
+            except AdapterError as error:
+                self.known[id(case)] = (case, error)
+        found = self.known[id(case)][1]
+        if isinstance(found, AdapterError):
+            raise found.with_traceback(None)
+        return found
 
     def fresh(self, case: Case) -> list[dict[str, Array]]:
         """Return the observables of each step, asked for anew. Errors: AdapterError."""
@@ -216,11 +228,7 @@ class Answers:
         given = (self.impl.live, LiveRun(asked)) if case.live else (self.impl.run, Run(asked))
         door = "live" if case.live else "run"
         found = mapping(self.called(*given), door)
-        columns = {name: tuple(values) for name, values in found.items()}
-        for name, values in columns.items():
-            if len(values) != len(case.steps):
-                message = f"{door} gives {len(values)} values of {name} for {len(case.steps)} steps"
-                raise AdapterError("shape", message)
+        columns = {name: column(door, name, values, len(case.steps)) for name, values in found.items()}
         return [self.row(case, {name: values[t] for name, values in columns.items()}) for t in range(len(case.steps))]
 
     def _steps(self, case: Case) -> list[dict[str, Array]]:
@@ -239,29 +247,20 @@ class Answers:
     def called(self, function: Callable[..., Any] | None, *arguments: Any) -> Any:
         """Return what `function` returns for copies of the arguments. Errors: AdapterError."""
         assert function is not None
+        name = self.impl.name
+        if self.hung >= HANGS:
+            raise AdapterError("hung", f"{name} has not answered {self.hung} times, and is not asked again")
         given = copied(tuple(arguments))
-        outcome: list[Any] = []
-        output = io.StringIO()
-
-        def work() -> None:
-            try:
-                outcome.extend(("returned", function(*given)))
-            except BaseException as error:
-                outcome.extend(("raised", error))
-
-        with warnings.catch_warnings(), contextlib.redirect_stdout(output):
-            warnings.simplefilter("ignore")
-            thread = threading.Thread(target=work, daemon=True)
-            thread.start()
-            thread.join(PATIENCE)
-        self.printed.extend(output.getvalue().splitlines())
-        if not outcome:
-            raise AdapterError("hung", f"{self.impl.name} has not answered after {PATIENCE:.0f} seconds")
-        if outcome[0] == "raised":
-            raise AdapterError("crashed", f"{self.impl.name} raised {crash(outcome[1])}") from outcome[1]
+        outcome = watchdog.call(function, given, PATIENCE)
+        self.printed.extend(outcome.printed[: LINES - len(self.printed)])
+        if outcome.hung:
+            self.hung += 1
+            raise AdapterError("hung", f"{name} has not answered after {PATIENCE:g} seconds")
+        if outcome.error is not None:
+            raise AdapterError("crashed", f"{name} raised {crash(outcome.error)}") from outcome.error
         if not same(given, tuple(arguments)):
-            raise AdapterError("wrote", f"{self.impl.name} wrote into its arguments")
-        return outcome[1]
+            raise AdapterError("wrote", f"{name} wrote into its arguments")
+        return outcome.value
 
 
 def mapping(found: Any, door: str) -> Mapping[str, Any]:
@@ -272,6 +271,19 @@ def mapping(found: Any, door: str) -> Mapping[str, Any]:
     return found
 
 
+def column(door: str, name: str, values: Any, steps: int) -> tuple[Any, ...]:
+    """Return a run's values of one observable, one a step. Errors: AdapterError."""
+    try:
+        found = tuple(islice(iter(values), steps + 1))
+    except Exception as error:  # whatever somebody else's container does
+        message = f"{door} must give a value of {name} a step: {type(error).__name__}: {error}"
+        raise AdapterError("shape", message) from error
+    if len(found) != steps:
+        many = "more" if len(found) > steps else str(len(found))
+        raise AdapterError("shape", f"{door} gives {many} values of {name} for {steps} steps")
+    return found
+
+
 def numeric(name: str, value: Any) -> Array:
     """Return an observable as a float64 array, of a tensor its values. Errors: AdapterError."""
     try:
@@ -279,9 +291,12 @@ def numeric(name: str, value: Any) -> Array:
             value = value.detach().cpu().double().numpy()
         elif isinstance(value, Sequence) and any(hasattr(item, "detach") for item in value):
             value = [numeric(name, item) for item in value]
-        return np.array(value, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise AdapterError("shape", f"{name} is not an array of numbers: {error}") from error
+        raw = np.asarray(value)
+        if raw.dtype.kind in "cSUmM":
+            raise TypeError(f"its type is {raw.dtype}")
+        return np.array(raw, dtype=np.float64)
+    except Exception as error:  # whatever somebody else's array does
+        raise AdapterError("shape", f"{name} is not an array of real numbers: {error}") from error
 
 
 def crash(error: BaseException) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import scipy
 
 import mtlref
+from mtlref.conformance.implementation import LINES
 from mtlref.conformance.peers import Row
 from mtlref.conformance.runner import CheckResult, Judgement
 from mtlref.conformance.trial import Departure
@@ -41,7 +42,8 @@ def text(judgement: Judgement) -> str:
     if judgement.session.answers.printed:
         lines = judgement.session.answers.printed
         shown = "\n".join(f"  | {line}" for line in lines[:PRINTED])
-        parts.append(f"{impl.name} printed {len(lines)} lines to standard output:\n{shown}")
+        more = " or more" if len(lines) == LINES else ""
+        parts.append(f"{impl.name} printed {len(lines)} lines{more} to standard output:\n{shown}")
     return "\n\n".join(parts)
 
 
@@ -62,6 +64,8 @@ def verdict(judgement: Judgement) -> str:
     head += f", declared {declared}" if declared else ""
     if session.unusable is not None:
         return f"{head}: could not be used"
+    if judgement.status == "unusable":
+        return f"{head}: nothing was judged, all {len(judgement.results)} checks were skipped"
     counts = {status: judgement.count(status) for status in MARKS}  # type: ignore[arg-type]
     found = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     lines = [f"{head}: {found}"]

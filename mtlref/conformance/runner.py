@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,12 +10,13 @@ from functools import cached_property
 from typing import Any, Literal
 
 from mtlref.conformance import checks as catalogue
-from mtlref.conformance.check import Check, Skipped, applicable, draw, run_check
+from mtlref.conformance.check import Check, Skipped, applicable, run_check
 from mtlref.conformance.diagnosis import Diagnosis, diagnose
+from mtlref.conformance.digging import DIG, cases, draw
 from mtlref.conformance.implementation import AdapterError, Answers, Implementation, observed_names
 from mtlref.conformance.message import failure
 from mtlref.conformance.problem import Case
-from mtlref.conformance.strategies import CONDITIONS, Kind, Plan, battery, cases, conditions
+from mtlref.conformance.strategies import CONDITIONS, Kind, Plan, battery, conditions, drawn
 from mtlref.conformance.trial import Departure
 from mtlref.conformance.vectors import vector_cases
 from mtlref.notation import DomainError, MissingExtraError
@@ -36,18 +38,35 @@ SIZES: Mapping[Kind, int] = {"step": 60, "run": 20, "live": 12}
 
 @dataclass
 class Session:
-    """One implementation under judgement: its answers, the cases that it is put to, its diagnosis once it is needed.
-
-    `given`: by the kind of case, the observables that it gives.
-    """
+    """One implementation under judgement: its answers, its cases, its diagnosis. Each is made when it is needed."""
 
     impl: Implementation
     answers: Answers
     plan: Plan
     checks: tuple[Check, ...]
-    given: dict[Kind, frozenset[str]] = field(default_factory=dict)
-    unusable: AdapterError | None = None
     drawn: dict[Kind, tuple[Case, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def rehearsal(self) -> dict[Kind, frozenset[str]] | AdapterError:
+        """What it gives, by the kind of case, found out by asking it once a kind; or why it cannot be judged."""
+        found: dict[Kind, frozenset[str]] = {}
+        kinds = self.impl.kinds
+        try:
+            for kind in kinds:
+                found[kind] = rehearsed(self, kind) if kind in (kinds[0], "live") else found[kinds[0]]
+        except AdapterError as error:
+            return error
+        return found
+
+    @property
+    def given(self) -> dict[Kind, frozenset[str]]:
+        """By the kind of case, the observables that it gives; empty if it cannot be judged."""
+        return {} if isinstance(self.rehearsal, AdapterError) else self.rehearsal
+
+    @property
+    def unusable(self) -> AdapterError | None:
+        """Why it cannot be judged; None if it can."""
+        return self.rehearsal if isinstance(self.rehearsal, AdapterError) else None
 
     @cached_property
     def vectors(self) -> tuple[Case, ...]:
@@ -67,7 +86,11 @@ class Session:
         """Return the vectors of a kind, then the cases that are drawn."""
         if kind not in self.drawn:
             vectors = tuple(case for case in self.vectors if kind != "live" and case.injected == (kind == "step"))
-            self.drawn[kind] = vectors + draw(cases(self.plan, self.impl, kind), SIZES[kind], kind)
+            if DIG in os.environ:
+                dug = draw(cases(self.plan, self.impl, kind), int(os.environ[DIG]), kind)
+            else:
+                dug = tuple(drawn(self.plan, self.impl, kind, SIZES[kind]))
+            self.drawn[kind] = vectors + dug
         return self.drawn[kind]
 
     def met(self) -> dict[str, int]:
@@ -80,18 +103,9 @@ class Session:
 
 
 def session(impl: Implementation) -> Session:
-    """Return the session of an implementation, after a rehearsal that finds out what it gives."""
+    """Return the session of an implementation."""
     plan, checks = catalogue.of(impl.method, impl.live is not None)
-    found = Session(impl, Answers(impl, plan.matrixwise), plan, checks)
-    try:
-        for kind in impl.kinds:
-            if kind == impl.kinds[0] or kind == "live":
-                found.given[kind] = rehearsed(found, kind)
-            else:
-                found.given[kind] = found.given[impl.kinds[0]]
-    except AdapterError as error:
-        found.unusable = error
-    return found
+    return Session(impl, Answers(impl, plan.matrixwise), plan, checks)
 
 
 def rehearsed(found: Session, kind: Kind) -> frozenset[str]:
@@ -136,9 +150,10 @@ class BoundCheck:
 
     def __call__(self) -> int:
         """Run the check; return how many cases it judged. Errors: ConformanceError, AdapterError, Skipped."""
+        __tracebackhide__ = True  # of pytest: a failure is the message, not our frames
         session = self.session
         if session.unusable is not None:
-            raise session.unusable
+            raise session.unusable.with_traceback(None)
         applicable(self.check, session.impl, session.given[session.kind(self.check.on)])
         try:
             return run_check(self.check, session.answers, session.cases(session.kind(self.check.on)))
@@ -152,7 +167,7 @@ class BoundCheck:
 
 
 def conformance_checks(impl: Implementation) -> list[BoundCheck]:
-    """Return the checks of an implementation, in tag order. Errors: MissingExtraError without Hypothesis."""
+    """Return the checks of an implementation, in tag order."""
     found = session(impl)
     return [BoundCheck(found, check) for check in found.checks]
 
@@ -189,9 +204,10 @@ def check_implementation(
     """Run the checks of an implementation, all or those whose names or tags `select` holds.
 
     `expected_failures`: check → reason. A check that passes against its expectation is an "unexpected pass".
-    Errors: DomainError for an unknown name or an empty reason.
+    Errors: DomainError for an unknown name, an empty reason or an empty selection.
     """
-    return judge(impl, expected_failures=expected_failures, select=select, progress=progress).results
+    judged = judge_all([impl], expected_failures=expected_failures, select=select, progress=progress)
+    return judged[0].results
 
 
 @dataclass(frozen=True)
@@ -203,9 +219,12 @@ class Judgement:
 
     @property
     def status(self) -> Literal["passed", "failed", "unusable"]:
-        """Whether it could not be judged, failed a check (or passed one against its expectation), or passed."""
+        """Whether it could not be judged, failed a check (or passed one against its expectation), or passed.
+
+        One of which every check that was run was skipped has not been judged.
+        """
         found = {result.status for result in self.results}
-        if self.session.unusable is not None:
+        if self.session.unusable is not None or found == {"skipped"}:
             return "unusable"
         return "failed" if found & {"failed", "unexpected pass"} else "passed"
 
@@ -214,18 +233,36 @@ class Judgement:
         return sum(result.status == status for result in self.results)
 
 
-def judge(
-    impl: Implementation,
+def judge_all(
+    implementations: Sequence[Implementation],
     *,
     expected_failures: Mapping[str, str] | None = None,
     select: Iterable[str] | None = None,
     progress: Callable[[Sequence[BoundCheck]], Iterable[BoundCheck]] = iter,
-) -> Judgement:
-    """Return the results of `check_implementation` with the session that they came from. Errors: DomainError."""
-    bound = conformance_checks(impl)
+) -> list[Judgement]:
+    """Return a judgement an implementation, of those that have any of the checks selected.
+
+    The arguments are those of `check_implementation`; a name counts for every implementation that has the check.
+    Errors: DomainError, of `check_implementation` and of `bound_checks`.
+    """
+    bound = bound_checks(implementations)
     expected = checked_names(bound, expected_failures or {})
-    results = [result(check, expected.get(check.name)) for check in progress(chosen(bound, select))]
-    return Judgement(bound[0].session, results)
+    found: dict[int, Judgement] = {}
+    for check in progress(chosen(bound, select)):
+        judgement = found.setdefault(id(check.session), Judgement(check.session, []))
+        judgement.results.append(result(check, expected.get(check.name)))
+    return list(found.values())
+
+
+def bound_checks(implementations: Sequence[Implementation]) -> list[BoundCheck]:
+    """Return the checks of all implementations. Errors: DomainError for none, or two of a method under one name."""
+    if not implementations:
+        raise DomainError("there is no implementation to check", argument="implementations")
+    for (method, name), times in Counter((impl.method, impl.name) for impl in implementations).items():
+        if times > 1:
+            message = f"{times} implementations of {method} are called {name!r}; each needs a name of its own"
+            raise DomainError(message, argument="name", value=name)
+    return [check for impl in implementations for check in conformance_checks(impl)]
 
 
 def chosen(bound: Sequence[BoundCheck], select: Iterable[str] | None) -> list[BoundCheck]:
@@ -233,17 +270,20 @@ def chosen(bound: Sequence[BoundCheck], select: Iterable[str] | None) -> list[Bo
     if select is None:
         return list(bound)
     wanted = list(select)
+    if not wanted:
+        raise DomainError("select is empty: it names no check", argument="select")
     known = {check.name for check in bound} | {check.eq for check in bound}
     for word in wanted:
         if word not in known:
-            message = f"select = {word!r} is no check or tag of {bound[0].session.impl.method}"
+            methods = ", ".join(dict.fromkeys(check.session.impl.method for check in bound))
+            message = f"select = {word!r} is no check or tag of {methods}"
             raise DomainError(f"{message}; there are: {', '.join(sorted(known))}", argument="select", value=word)
     return [check for check in bound if check.name in wanted or check.eq in wanted]
 
 
 def checked_names(bound: Sequence[BoundCheck], expected: Mapping[str, str]) -> Mapping[str, str]:
     """Return the expected failures, each a known check with a reason. Errors: DomainError."""
-    known = [check.name for check in bound]
+    known = list(dict.fromkeys(check.name for check in bound))
     for name, reason in expected.items():
         if name not in known:
             message = f"expected_failures names {name!r}, which is no check; there are: {', '.join(known)}"
@@ -293,14 +333,15 @@ def parametrize_with_checks(
     def test_conformance(check):
         check()
 
-    `expected_failures`: check → reason, xfail marks, strict unless told otherwise. Errors: DomainError for a name
-    that is no check of any implementation, or without a reason; MissingExtraError without pytest.
+    `expected_failures`: check → reason, xfail marks, strict unless told otherwise; a name marks the check of every
+    implementation that has it. Errors: DomainError for a name that is no check of any implementation, a name without
+    a reason, two implementations of a method under one name; MissingExtraError without pytest.
     """
     try:
         import pytest
     except ImportError as error:
         raise MissingExtraError("parametrize_with_checks needs pytest: pip install 'mtlref[test]'") from error
-    bound = [check for impl in implementations for check in conformance_checks(impl)]
+    bound = bound_checks(implementations)
     expected = checked_names(bound, expected_failures or {})
 
     def param(check: BoundCheck) -> Any:
@@ -336,6 +377,7 @@ class Skipping:
 
     def __call__(self) -> None:
         """Run the check."""
+        __tracebackhide__ = True
         import pytest
 
         try:

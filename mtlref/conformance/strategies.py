@@ -1,7 +1,8 @@
 """Strategies: the cases that the checks are put to, and what makes a bug show.
 
 A case is drawn by its structure (how many tasks and dimensions, how the gradients lie, how the losses go, which
-settings) and a seed for its numbers, so that Hypothesis shrinks towards few tasks and plain structures.
+settings) and a seed for its numbers. Structures and seeds come from a fixed stream, so that the cases are the same in
+every process: Hypothesis, which draws them where one digs, takes constants out of whatever modules are loaded.
 `CONDITIONS` names what decides whether a bug shows; reports say how often each was met.
 """
 
@@ -20,8 +21,6 @@ from mtlref.notation import Array, MtlrefError
 from mtlref.state import State
 
 if TYPE_CHECKING:
-    from hypothesis.strategies import SearchStrategy
-
     from mtlref.conformance.implementation import Implementation
 
 Rng = np.random.Generator
@@ -259,68 +258,53 @@ def reweighted(method: Method, state: State, rng: Rng) -> State:
     return method.resumed(state, other * (np.sum(w) / np.sum(other)))
 
 
-def cases(plan: Plan, impl: Implementation, kind: Kind) -> SearchStrategy[Any]:
-    """Return the strategy of the cases that `plan` wants for `impl`."""
-    from hypothesis import strategies as st
-
-    if plan.live or kind == "live":
-        return live_cases(plan, impl, kind)
-    shapes = st.builds(
-        Shape,
-        settings=st.sampled_from(plan.settings),
-        K=st.sampled_from(sizes(plan, impl)),
-        D=st.sampled_from(plan.dimensions),
-        gradients=st.sampled_from(plan.gradients),
-        losses=st.sampled_from(plan.losses),
-        before=st.integers(0, 0 if kind == "run" else 3),
-    )
-    return st.builds(
-        lambda shape, seed: make(impl.specification(settled(shape.settings, shape.K)), shape, seed, kind),
-        shapes,
-        st.integers(0, 2**32 - 1),
-    ).filter(lambda case: case is not None and decided(plan, impl, case))
-
-
-def live_cases(plan: Plan, impl: Implementation, kind: Kind) -> SearchStrategy[Case]:
-    """Return the strategy of the live cases."""
-    from hypothesis import strategies as st
-
-    drawn = st.builds(
-        lambda settings, K, seed: make_live(impl.specification(settled(settings, K)), K, seed, kind, impl.layer),
-        st.sampled_from(plan.settings),
-        st.sampled_from([K for K in sizes(plan, impl) if K in LIVE_TASKS]),
-        st.integers(0, 2**32 - 1),
-    )
-    return drawn.filter(lambda case: case is not None).map(lambda case: case)
-
-
 def battery(plan: Plan, impl: Implementation, kind: Kind, size: int = 24) -> list[Case]:
-    """Return `size` fixed cases, the same on every day, which go through the structures of `plan` in turn."""
-    found: list[Case] = []
+    """Return `size` fixed cases for the diagnosis, of three tasks or more if the method takes as many."""
     tasks = sizes(plan, impl)
-    for seed in range(50 * size):
+    return walked(plan, impl, kind, size, [K for K in tasks if K > 2] or tasks, 0, f"battery {kind}", picked)
+
+
+def drawn(plan: Plan, impl: Implementation, kind: Kind, size: int) -> list[Case]:
+    """Return `size` fixed cases for the checks, of other numbers than the battery's."""
+    return walked(plan, impl, kind, size, sizes(plan, impl), OTHER_NUMBERS, kind, dealt)
+
+
+OTHER_NUMBERS = 10**6
+"""The first seed of the checks' cases; the battery's begin at 0."""
+
+
+Pick = Callable[[Sequence[Any], int, int, Rng], Any]
+
+
+def picked(items: Sequence[Any], axis: int, number: int, rng: Rng) -> Any:
+    """Return any of the items."""
+    return items[int(rng.integers(len(items)))]
+
+
+def dealt(items: Sequence[Any], axis: int, number: int, rng: Rng) -> Any:
+    """Return the next item of a deck that is shuffled anew whenever it has been dealt: few cases have each item."""
+    deal, at = divmod(number, len(items))
+    return items[int(np.random.default_rng([axis, deal, 2]).permutation(len(items))[at])]
+
+
+def walked(
+    plan: Plan, impl: Implementation, kind: Kind, size: int, tasks: Sequence[int], first: int, label: str, pick: Pick
+) -> list[Case]:
+    """Return `size` cases among the structures of `plan`, the same in every process and on every day."""
+    befores = (0,) if kind == "run" else (0, 1, 2, 3)
+    axes = (plan.settings, tasks, plan.dimensions, plan.gradients, plan.losses, befores)
+    found: list[Case] = []
+    for seed in range(first, first + 50 * size):
         if len(found) == size:
             break
         rng = np.random.default_rng([seed, 1])
-
-        def pick(items: Sequence[Any], rng: Rng = rng) -> Any:
-            return items[int(rng.integers(len(items)))]
-
-        shape = Shape(
-            pick(plan.settings),
-            pick([K for K in tasks if K > 2] or tasks),
-            pick(plan.dimensions),
-            pick(plan.gradients),
-            pick(plan.losses),
-            0 if kind == "run" else int(rng.integers(4)),
-        )
-        method = impl.specification(settled(shape.settings, shape.K))
-        name = f"battery {kind} {seed}"
+        shape = Shape(*(pick(items, axis, seed - first, rng) for axis, items in enumerate(axes)))
+        name = f"{label} {seed - first}"
         if plan.live or kind == "live":
             K = max(impl.least, (3, 4)[seed % 2])
             case = make_live(impl.specification(settled(shape.settings, K)), K, seed, kind, impl.layer, name)
         else:
-            case = make(method, shape, seed, kind, label=name)
+            case = make(impl.specification(settled(shape.settings, shape.K)), shape, seed, kind, label=name)
         if case is not None and decided(plan, impl, case):
             found.append(case)
     return found

@@ -71,6 +71,18 @@ misnamed = of("misnamed", lambda problem, state: {"w_next": next_weights(problem
 mute = of("mute", lambda problem, state: {"G": 1.0})
 nothing = []
 number = 3
+
+
+def leaves():
+    sys.exit(7)
+
+
+def fractions(problem, state):
+    out = problem.step(state)
+    return {"w_next": out.terms["w_next"], "weights": out.weights}
+
+
+mixed = [wrong, Implementation("dwa", name="other", step=fractions)]
 """
 
 
@@ -133,6 +145,7 @@ def test_the_json_holds_the_numbers(capsys, tmp_path):
         ("my_code:absent", "cannot be loaded: AttributeError"),
         ("my_code:broken", "cannot be loaded: RuntimeError: no such luck at my_code.py:"),
         ("my_code:number", "is of kind int; an Implementation is needed"),
+        ("my_code:leaves", "cannot be loaded: SystemExit: 7 at my_code.py:"),
         ("my_code:nothing", "holds no implementation"),
     ],
 )
@@ -153,6 +166,39 @@ def test_a_target_that_is_none_is_refused(capsys, target, said):
 def test_misspelt_names_are_refused(capsys, arguments, said):
     assert main(["check", "my_code:right", *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_an_expected_failure_counts_where_the_check_is(capsys):
+    """It need not be a check of every implementation in a list."""
+    known = ["--expect", "check_gradnorm_next_weights=the sign"]
+    selected = ["--select", "check_gradnorm_next_weights", "--select", "check_dwa_next_weights"]
+    assert main(["check", "my_code:mixed", *known, *selected]) == 0
+    printed = capsys.readouterr().out
+    assert "expected failure" in printed
+    assert "other: dwa, float64" in printed
+
+
+def test_several_stand_on_one_page(capsys, tmp_path):
+    assert main(["check", "my_code:both", "--select", "GN-7", "--html", str(tmp_path / "page.html")]) == 1
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert [page.count(part) for part in ("<!DOCTYPE", "<html", "</html>", "<title>", "<style>")] == [1] * 5
+    assert page.count("<h1>") == 2
+    assert "<h1>right</h1>" in page
+    assert "<h1>wrong</h1>" in page
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_a_report_that_cannot_be_written_is_one_line(capsys, tmp_path, option):
+    target = str(tmp_path / "no such folder" / "report")
+    assert main(["check", "my_code:right", "--select", "check_gradnorm_next_weights", option, target]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith(f"mtlref: the report cannot be written to {target}: ")
+
+
+def test_nothing_but_skips_is_no_pass(capsys):
+    assert main(["check", "my_code:right", "--select", "check_gradnorm_mean_norm"]) == 2
+    assert "nothing was judged, all 1 checks were skipped" in capsys.readouterr().out
 
 
 def test_expected_failures_are_strict(capsys):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +13,10 @@ import pytest
 import mtlref
 from mtlref.conformance import Implementation, checks
 from mtlref.conformance.allowance import plain, spread
+from mtlref.conformance.digging import cases, draw
 from mtlref.conformance.problem import Case, Problem, same
-from mtlref.conformance.strategies import CONDITIONS, battery, cases, conditions
+from mtlref.conformance.runner import session
+from mtlref.conformance.strategies import CONDITIONS, battery, conditions, drawn
 from tests.conformance.right import gradnorm_single
 from tests.conformance.variants import STEMS, failed, implementation, judged
 
@@ -103,4 +108,47 @@ def test_a_declaration_for_three_tasks_is_put_to_three_tasks():
     impl = implementation("fixed", (), {"weights": (1.0, 0.5, 2.0)})
     plan, _ = checks.of("fixed")
     assert {case.n_tasks for case in battery(plan, impl, "step", 6)} == {3}
-    assert cases(plan, impl, "run").example is not None
+    assert {case.n_tasks for case in drawn(plan, impl, "run", 6)} == {3}
+    assert {case.n_tasks for case in draw(cases(plan, impl, "run"), 6, "dug")} == {3}
+
+
+PROCESS = """
+import hashlib
+{before}
+from mtlref.conformance import Implementation
+from mtlref.conformance.runner import session
+
+found = hashlib.sha256()
+for stem in ("gradnorm", "dwa", "pcgrad"):
+    judged = session(Implementation(stem, name="mine", step=dict))
+    for kind in ("step", "run"):
+        for case in judged.cases(kind):
+            found.update(case.label.encode() + case.state.to_json().encode())
+            for p in case.steps:
+                found.update(p.losses.tobytes() + p.jacobian.tobytes())
+print(found.hexdigest())
+"""
+
+
+def test_the_cases_are_the_same_in_every_process(tmp_path):
+    """Whatever is loaded beside, and whatever numbers stand in the modules of whoever is judged."""
+    (tmp_path / "theirs.py").write_text("NUMBERS = [12345678, 987654321, 40404040, 31, 2, 77]\n", encoding="utf-8")
+    found = set()
+    for before, seed in (("", "1"), ("import theirs", "2"), ("import hypothesis, random; random.seed(3)", "3")):
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sys.path)), "PYTHONHASHSEED": seed}
+        command = [sys.executable, "-c", PROCESS.format(before=before)]
+        found.add(subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True).stdout)
+    assert len(found) == 1
+    assert {path.name for path in tmp_path.iterdir()} <= {"theirs.py", "__pycache__"}
+
+
+def test_checking_takes_neither_hypothesis_nor_pytest(tmp_path):
+    code = "import sys; sys.modules['hypothesis'] = sys.modules['pytest'] = None\n" + PROCESS.format(before="")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sys.path))}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, capture_output=True)
+
+
+def test_digging_draws_as_many_as_are_asked_for(monkeypatch):
+    monkeypatch.setenv("MTLREF_DIG", "7")
+    found = session(implementation("gradnorm"))
+    assert sum(case.label.startswith("run ") for case in found.cases("run")) == 7
