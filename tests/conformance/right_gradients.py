@@ -20,11 +20,11 @@ def lapack(A, c, dtype):
     return np.linalg.solve(M, z)[:K]
 
 
-def pseudo_inverse(A, c, dtype):
-    """The same by a pseudo-inverse."""
+def pseudo_inverse(A, c, dtype, cut=1e-15):
+    """The same by a pseudo-inverse, which leaves out singular values up to a share `cut` of the largest."""
     K = len(A)
     M = np.block([[A, np.ones((K, 1))], [np.ones((1, K)), np.zeros((1, 1))]])
-    return (np.linalg.pinv(M) @ np.append(-A @ c, 1 - c.sum()))[:K]
+    return (np.linalg.pinv(M, cut) @ np.append(-A @ c, 1 - c.sum()))[:K]
 
 
 def eliminated(A, c, dtype):
@@ -84,6 +84,12 @@ def optimum(J, c):
                 least, best = length, np.zeros(K)
                 best[support] = a
     return s * best + c
+
+
+def bounds_of(problem):
+    """c (K,)."""
+    bounds = problem.method.bounds
+    return np.zeros(problem.n_tasks) if bounds is None else np.array(bounds)
 
 
 def pe_ltr(name, solve=lapack, project=by_sorting, dtype="float64", choices=None, transform=None):

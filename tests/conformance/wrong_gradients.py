@@ -1,0 +1,613 @@
+"""Wrong in other ways than the listed defects: PCGrad and PE-LTR as somebody may write them. Each must fail."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mtlref.conformance import Implementation
+from tests.conformance import right_gradients as r
+
+WRONG = []
+"""All of them."""
+
+
+def named(function):
+    """The name that reports use."""
+    return function.__name__.replace("_", " ")
+
+
+# PCGRAD, ALGORITHM 1 ON VECTORS
+
+
+def surgery(**declared):
+    """Register a function from the gradients and the orders to the direction."""
+
+    def register(function):
+        def step(problem, state):
+            return {"direction": function(problem.jacobian.copy(), problem.draw)}
+
+        WRONG.append(Implementation("pcgrad", name=named(function), step=step, **declared))
+        return function
+
+    return register
+
+
+def meeting(factor, conflict=lambda a, b: a @ b < 0):
+    """Algorithm 1 with another factor of g_j, or another condition."""
+
+    def run(J, draw):
+        changed = J.copy()
+        for i, order in enumerate(draw):
+            for j in order:
+                if conflict(changed[i], J[j]):
+                    changed[i] -= factor(changed[i], J[j], J[i]) * J[j]
+        return changed.sum(axis=0)
+
+    return run
+
+
+def square(g):
+    """‖g‖²."""
+    return g @ g
+
+
+@surgery()
+def no_division_by_the_norm(J, draw):
+    return meeting(lambda a, b, own: a @ b)(J, draw)
+
+
+@surgery()
+def norm_for_its_square(J, draw):
+    return meeting(lambda a, b, own: a @ b / np.sqrt(square(b)))(J, draw)
+
+
+@surgery()
+def own_norm_below(J, draw):
+    return meeting(lambda a, b, own: a @ b / square(own))(J, draw)
+
+
+@surgery()
+def product_of_norms_below(J, draw):
+    return meeting(lambda a, b, own: a @ b / np.sqrt(square(own) * square(b)))(J, draw)
+
+
+@surgery()
+def a_millionth_below(J, draw):
+    return meeting(lambda a, b, own: a @ b / (square(b) + 1e-6))(J, draw)
+
+
+@surgery()
+def a_trillionth_below(J, draw):
+    return meeting(lambda a, b, own: a @ b / (square(b) + 1e-12))(J, draw)
+
+
+@surgery()
+def floor_below(J, draw):
+    return meeting(lambda a, b, own: a @ b / max(square(b), 1e-8))(J, draw)
+
+
+@surgery()
+def only_clear_conflicts(J, draw):
+    return meeting(lambda a, b, own: a @ b / square(b), lambda a, b: a @ b < -0.1 * np.sqrt(square(a) * square(b)))(
+        J, draw
+    )
+
+
+@surgery()
+def conflicts_above_an_absolute_threshold(J, draw):
+    return meeting(lambda a, b, own: a @ b / square(b), lambda a, b: a @ b < -1e-6)(J, draw)
+
+
+@surgery()
+def agreement_removed(J, draw):
+    return meeting(lambda a, b, own: a @ b / square(b), lambda a, b: a @ b > 0)(J, draw)
+
+
+@surgery()
+def nearly_all_of_it(J, draw):
+    return meeting(lambda a, b, own: (1 - 1e-7) * (a @ b) / square(b))(J, draw)
+
+
+@surgery()
+def partners_altered_in_place(J, draw):
+    for i, order in enumerate(draw):
+        for j in order:
+            if J[i] @ J[j] < 0:
+                J[i] -= J[i] @ J[j] / square(J[j]) * J[j]
+    return J.sum(axis=0)
+
+
+@surgery()
+def the_partner_is_projected(J, draw):
+    changed = J.copy()
+    for i, order in enumerate(draw):
+        for j in order:
+            if changed[j] @ J[i] < 0:
+                changed[j] -= changed[j] @ J[i] / square(J[i]) * J[i]
+    return changed.sum(axis=0)
+
+
+@surgery()
+def orders_read_backwards(J, draw):
+    return r.surgery(J, draw[:, ::-1])
+
+
+@surgery()
+def orders_by_conflict(J, draw):
+    unit = J / np.maximum(np.linalg.norm(J, axis=1, keepdims=True), 1e-300)
+    return r.surgery(J, [sorted(order, key=lambda j, i=i: unit[i] @ unit[j]) for i, order in enumerate(draw)])
+
+
+@surgery()
+def next_tasks_order(J, draw):
+    return r.surgery(J, [[j for j in draw[i - 1] if j != i] for i in range(len(J))])
+
+
+@surgery()
+def first_conflict_only(J, draw):
+    changed = J.copy()
+    for i, order in enumerate(draw):
+        for j in order:
+            if J[i] @ J[j] < 0:
+                changed[i] -= J[i] @ J[j] / square(J[j]) * J[j]
+                break
+    return changed.sum(axis=0)
+
+
+@surgery()
+def last_partner_only(J, draw):
+    return r.surgery(J, draw[:, -1:])
+
+
+@surgery()
+def first_task_kept(J, draw):
+    return r.surgery(J, [[], *draw[1:]])
+
+
+@surgery()
+def against_the_sum_of_the_others(J, draw):
+    total = J.sum(axis=0)
+    changed = []
+    for g in J:
+        rest = total - g
+        changed.append(g - min(g @ rest, 0) / square(rest) * rest if rest.any() else g)
+    return np.sum(changed, axis=0)
+
+
+@surgery()
+def unit_gradients(J, draw):
+    lengths = np.linalg.norm(J, axis=1, keepdims=True)
+    return r.surgery(J / np.where(lengths > 0, lengths, 1), draw)
+
+
+@surgery()
+def lengths_restored(J, draw):
+    total = np.zeros(J.shape[1])
+    for i, order in enumerate(draw):
+        own = J[i].copy()
+        for j in order:
+            if own @ J[j] < 0:
+                own -= own @ J[j] / square(J[j]) * J[j]
+        length = np.linalg.norm(own)
+        total += own * (np.linalg.norm(J[i]) / length if length > 1e-12 else 1)
+    return total
+
+
+@surgery()
+def length_of_the_plain_sum(J, draw):
+    d = r.surgery(J, draw)
+    length = np.linalg.norm(d)
+    return d * (np.linalg.norm(J.sum(axis=0)) / length if length > 0 else 1)
+
+
+@surgery()
+def half_way(J, draw):
+    return (r.surgery(J, draw) + J.sum(axis=0)) / 2
+
+
+@surgery()
+def tensor_by_tensor(J, draw):
+    half = J.shape[1] // 2
+    return np.concatenate([r.surgery(J[:, :half], draw), r.surgery(J[:, half:], draw)])
+
+
+@surgery()
+def coordinate_by_coordinate(J, draw):
+    return np.concatenate([r.surgery(column[:, None], draw) for column in J.T])
+
+
+@surgery()
+def heads_in_the_norm(J, draw):
+    D = J.shape[1]
+    return r.surgery(np.hstack([J, 0.1 * np.eye(len(J))]), draw)[:D]
+
+
+@surgery()
+def single_precision_undeclared(J, draw):
+    return r.surgery(J.astype(np.float32), draw)
+
+
+@surgery()
+def plain_sum(J, draw):
+    return J.sum(axis=0)
+
+
+@surgery()
+def tasks_without_gradient_stop_all(J, draw):
+    return r.surgery(J, draw) if J.any(axis=1).all() else np.zeros(J.shape[1])
+
+
+@surgery()
+def equal_tasks_counted_once(J, draw):
+    once = np.unique(J, axis=0)
+    return r.surgery(J, draw) if len(once) == len(J) else once.sum(axis=0)
+
+
+@surgery()
+def clipped_to_length_hundred(J, draw):
+    d = r.surgery(J, draw)
+    return d * min(1.0, 100 / max(np.linalg.norm(d), 1e-300))
+
+
+def extended(name, change):
+    """PCGrad with coefficients and weights, `change`d."""
+
+    def step(problem, state):
+        J = problem.jacobian
+        C = r.in_coefficients(J, problem.draw)
+        w = C.sum(axis=0)
+        found = {"coefficients": C, "weights": w, "direction": w @ J, "head_weights": np.ones(len(J))}
+        return {**found, **change(found)}
+
+    WRONG.append(Implementation("pcgrad", name=name, step=step))
+
+
+extended("reported ones", lambda found: {"weights": np.ones_like(found["weights"])})
+extended("row sums reported", lambda found: {"weights": found["coefficients"].sum(axis=1)})
+extended("heads get the weights", lambda found: {"head_weights": found["weights"]})
+extended("transposed coefficients", lambda found: {"coefficients": found["coefficients"].T})
+
+
+def with_momentum(run):
+    """A direction that keeps nine tenths of the one before."""
+    directions, before = [], 0.0
+    for problem in run:
+        before = 0.9 * before + r.surgery(problem.jacobian, problem.draw)
+        directions.append(before)
+    return {"direction": directions}
+
+
+def first_orders_for_ever(run):
+    """The first step's orders at every step."""
+    draw = run.steps[0].draw
+    return {"direction": [r.surgery(problem.jacobian, draw) for problem in run]}
+
+
+def one_step_late(run):
+    """The direction of the step before."""
+    found = [r.surgery(problem.jacobian, problem.draw) for problem in run]
+    return {"direction": [found[0], *found[:-1]]}
+
+
+for function in (with_momentum, first_orders_for_ever, one_step_late):
+    WRONG.append(Implementation("pcgrad", name=named(function), run=function))
+
+
+def reported_with_own_orders():
+    """Its own orders, right; weights of one reported whatever it descends."""
+    rng = np.random.default_rng(3)
+
+    def step(problem, state):
+        K = problem.n_tasks
+        orders = [rng.permutation([j for j in range(K) if j != i]) for i in range(K)]
+        return {"direction": r.surgery(problem.jacobian, orders), "weights": np.ones(K)}
+
+    return Implementation("pcgrad", name="own orders, reported ones", step=step, choices={"order": "own"})
+
+
+def two_orders_in_turn():
+    """Two fixed orders, one after the other."""
+    calls = []
+
+    def step(problem, state):
+        calls.append(problem)
+        K = problem.n_tasks
+        orders = [[j for j in range(K) if j != i][:: 1 if len(calls) % 2 else -1] for i in range(K)]
+        return {"direction": r.surgery(problem.jacobian, orders)}
+
+    return Implementation("pcgrad", name="two orders in turn", step=step, choices={"order": "own"})
+
+
+WRONG += [reported_with_own_orders(), two_orders_in_turn()]
+
+
+# PE-LTR, THE TWO STEPS
+
+
+def two_steps(**declared):
+    """Register a function from the Jacobian and the bounds to the next weights."""
+
+    def register(function):
+        def step(problem, state):
+            c = r.bounds_of(problem)
+            return {"w_next": function(problem.jacobian, c)}
+
+        WRONG.append(Implementation("pe_ltr", name=named(function), step=step, **declared))
+        return function
+
+    return register
+
+
+def relaxed(J, c, A=None):
+    """The right relaxed weights, from other inner products if they are given."""
+    A = J @ J.T if A is None else A
+    return r.lapack(A / A.diagonal().max(), c, "float64")
+
+
+def answer(J, c, A=None, project=r.by_sorting):
+    """The right two steps, from other inner products or with another projection."""
+    return project(relaxed(J, c, A), 1 - c.sum()) + c
+
+
+@two_steps()
+def ridge_beside_the_mean_square(J, c):
+    A = J @ J.T
+    return answer(J, c, A + 1e-10 * np.trace(A) / len(A) * np.eye(len(A)))
+
+
+@two_steps()
+def ridge_of_a_millionth(J, c):
+    return answer(J, c, J @ J.T + 1e-6 * np.eye(len(J)))
+
+
+@two_steps()
+def single_precision_in_the_system(J, c):
+    A = J @ J.T
+    return r.by_sorting(r.lapack((A / A.diagonal().max()).astype("float32"), c, "float32") * 1.0, 1 - c.sum()) + c
+
+
+@two_steps()
+def half_of_the_singular_values(J, c):
+    A = J @ J.T
+    return r.by_sorting(r.pseudo_inverse(A / A.diagonal().max(), c, "float64", 1e-3), 1 - c.sum()) + c
+
+
+@two_steps()
+def normal_equations(J, c):
+    A, K = J @ J.T, len(J)
+    M = np.block([[A, np.ones((K, 1))], [np.ones((1, K)), np.zeros((1, 1))]])
+    w_hat = (np.linalg.inv(M.T @ M) @ M.T @ np.append(-A @ c, 1 - c.sum()))[:K]
+    return r.by_sorting(w_hat, 1 - c.sum()) + c
+
+
+@two_steps()
+def projection_by_slsqp(J, c):
+    from scipy.optimize import minimize
+
+    w_hat, s = relaxed(J, c), 1 - c.sum()
+    found = minimize(
+        lambda x: np.linalg.norm(x - w_hat),
+        np.maximum(w_hat, 0),
+        method="SLSQP",
+        bounds=[(0, None)] * len(c),
+        constraints={"type": "eq", "fun": lambda x: x.sum() - s},
+    )
+    return found.x + c
+
+
+@two_steps()
+def optimum_by_fifty_rounds_of_frank_wolfe(J, c):
+    s = 1 - c.sum()
+    x = np.full(len(c), s / len(c))
+    for _ in range(50):
+        d = J.T @ (x + c)
+        towards = np.zeros(len(c))
+        towards[np.argmin(J @ d)] = s
+        change = J.T @ (towards - x)
+        share = np.clip(-(d @ change) / max(change @ change, 1e-300), 0, 1)
+        x = x + share * (towards - x)
+    return x + c
+
+
+@two_steps()
+def bisection_of_twenty_halvings(J, c):
+    def project(v, s):
+        low, high = v.min() - s, v.max()
+        for _ in range(20):
+            middle = (low + high) / 2
+            low, high = (middle, high) if np.maximum(v - middle, 0).sum() > s else (low, middle)
+        return np.maximum(v - low, 0)
+
+    return answer(J, c, project=project)
+
+
+@two_steps()
+def negative_ones_shifted_once(J, c):
+    def project(v, s):
+        inside = v > 0
+        return np.where(inside, np.maximum(v + (s - v[inside].sum()) / inside.sum(), 0), 0)
+
+    return answer(J, c, project=project)
+
+
+@two_steps()
+def mean_taken_off_then_divided(J, c):
+    def project(v, s):
+        x = np.maximum(v - (v.sum() - s) / len(v), 0)
+        return s * x / x.sum()
+
+    return answer(J, c, project=project)
+
+
+@two_steps()
+def absolute_values(J, c):
+    def project(v, s):
+        return s * np.abs(v) / np.abs(v).sum()
+
+    return answer(J, c, project=project)
+
+
+@two_steps()
+def largest_takes_all(J, c):
+    def project(v, s):
+        return s * (v == v.max())
+
+    return answer(J, c, project=project)
+
+
+@two_steps()
+def literal_projection_then_divided(J, c):
+    w = r.by_sorting(relaxed(J, c), 1.0) + c
+    return w / w.sum()
+
+
+@two_steps()
+def bounds_clipped_in_at_the_end(J, c):
+    w = np.maximum(answer(J, 0 * c), c)
+    return w / w.sum()
+
+
+@two_steps()
+def bounds_mixed_in_at_the_end(J, c):
+    return (1 - c.sum()) * answer(J, 0 * c) + c
+
+
+@two_steps()
+def projection_of_the_sum(J, c):
+    return r.by_sorting(relaxed(J, c) + c, 1.0)
+
+
+@two_steps()
+def bounds_with_the_wrong_sign(J, c):
+    return r.by_sorting(relaxed(J, -c) - 2 * c.sum() / len(c), 1 - c.sum()) + c
+
+
+@two_steps()
+def bounds_backwards(J, c):
+    return answer(J, c[::-1].copy())
+
+
+@two_steps()
+def bounds_ignored(J, c):
+    return answer(J, 0 * c)
+
+
+@two_steps()
+def covariances(J, c):
+    centred = J - J.mean(axis=1, keepdims=True)
+    return answer(J, c, centred @ centred.T) if J.shape[1] > len(J) else answer(J, c) + 1e-6
+
+
+@two_steps()
+def absolute_inner_products(J, c):
+    return answer(J, c, np.abs(J @ J.T))
+
+
+@two_steps()
+def conflicts_only(J, c):
+    A = J @ J.T
+    return answer(J, c, np.where(np.eye(len(A), dtype=bool), A, np.minimum(A, 0)) + 1e-9 * np.eye(len(A)))
+
+
+@two_steps()
+def lengths_for_squares(J, c):
+    A, n = J @ J.T, np.linalg.norm(J, axis=1)
+    return answer(J, c, A / np.sqrt(np.outer(n, n)))
+
+
+@two_steps()
+def last_coordinate_left_out(J, c):
+    return answer(J, c, J[:, :-1] @ J[:, :-1].T + 1e-12 * np.eye(len(J)))
+
+
+@two_steps()
+def inverse_squares_whatever_the_angles(J, c):
+    inverse = 1 / np.maximum(np.sum(J**2, axis=1), 1e-300)
+    return (1 - c.sum()) * inverse / inverse.sum() + c
+
+
+@two_steps()
+def sum_to_K(J, c):
+    return len(c) * answer(J, c)
+
+
+@two_steps()
+def rounded_to_six_digits(J, c):
+    return np.round(answer(J, c), 6)
+
+
+def whole(name, change, with_state=False, declared=None):
+    """PE-LTR with all observables of a right one, `change`d."""
+
+    def step(problem, state):
+        J, c = problem.jacobian, r.bounds_of(problem)
+        s, A = 1 - c.sum(), J @ J.T
+        w_hat = relaxed(J, c)
+        w_tilde = r.by_sorting(w_hat, s)
+        d = (w_tilde + c) @ J
+        found = {
+            "gram": A,
+            "w_hat": w_hat,
+            "multiplier": -square((w_hat + c) @ J),
+            "w_tilde": w_tilde,
+            "objective": square(d),
+            "kkt_residual": max(0.0, float(w_tilde @ (J @ d) - s * np.min(J @ d))),
+            "w_next": w_tilde + c,
+            "weights": state.weights,
+            "head_weights": state.weights,
+            "direction": state.weights @ J,
+        }
+        return {**found, **change(found, problem, state)}
+
+    WRONG.append(Implementation("pe_ltr", name=name, step=step, choices=declared or {}))
+
+
+whole("half of the objective", lambda found, problem, state: {"objective": found["objective"] / 2})
+whole("residual of either sign", lambda found, problem, state: {"kkt_residual": found["kkt_residual"] - 1e-6})
+whole("multiplier of the projected weights", lambda found, problem, state: {"multiplier": -found["objective"]})
+whole("mean inner products", lambda found, problem, state: {"gram": found["gram"] / problem.jacobian.shape[1]})
+whole("relaxed with the bounds", lambda found, problem, state: {"w_hat": found["w_hat"] + r.bounds_of(problem)})
+whole("projected with the bounds", lambda found, problem, state: {"w_tilde": found["w_next"]})
+whole("reports the next weights", lambda found, problem, state: {"weights": found["w_next"]})
+whole("heads get the next weights", lambda found, problem, state: {"head_weights": found["w_next"]})
+whole("direction of the next weights", lambda found, problem, state: {"direction": found["w_next"] @ problem.jacobian})
+whole(
+    "averaged with the weights before",
+    lambda found, problem, state: {"w_next": 0.9 * state.weights + 0.1 * found["w_next"]},
+)
+whole(
+    "weighted gradients measured",
+    lambda found, problem, state: {
+        "w_next": answer(problem.jacobian * state.weights[:, None], r.bounds_of(problem))
+    },
+)
+whole(
+    "gradients over their losses",
+    lambda found, problem, state: {
+        "w_next": answer(problem.jacobian / problem.losses[:, None], r.bounds_of(problem))
+    },
+)
+whole("same step declared and not done", lambda found, problem, state: {}, declared={"timing": "same"})
+whole("optimum declared and not made", lambda found, problem, state: {}, declared={"solver": "exact"})
+
+
+def running(name, start, use):
+    """A run of PE-LTR from `start`(K, c), with the Jacobian that `use` makes of this step's and the one before."""
+
+    def run(problems):
+        c = r.bounds_of(problems.steps[0])
+        w, before = start(problems.n_tasks, c), problems.steps[0].jacobian
+        weights, after = [], []
+        for problem in problems:
+            weights.append(w)
+            w = answer(use(problem.jacobian, before), c)
+            before = problem.jacobian
+            after.append(w)
+        return {"weights": weights, "w_next": after}
+
+    WRONG.append(Implementation("pe_ltr", name=name, run=run))
+
+
+running("starts at the bounds", lambda K, c: c + (1 - c.sum()) * np.eye(K)[0], lambda now, before: now)
+running("gradients of the step before", lambda K, c: np.full(K, 1 / K), lambda now, before: before)
+running("gradients averaged", lambda K, c: np.full(K, 1 / K), lambda now, before: (now + before) / 2)
