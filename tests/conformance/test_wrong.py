@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from mtlref.defects import DEFECTS
-from tests.conformance import wrong
+from tests.conformance import wrong, wrong_gradients
 from tests.conformance.variants import judged
 
 
-@pytest.mark.parametrize("impl", wrong.WRONG, ids=lambda impl: f"{impl.method}: {impl.name}")
+@pytest.mark.parametrize("impl", [*wrong.WRONG, *wrong_gradients.WRONG], ids=lambda impl: f"{impl.method}: {impl.name}")
 def test_a_wrong_implementation_fails(impl):
     with np.errstate(all="ignore"):
         found, results = judged(impl)
