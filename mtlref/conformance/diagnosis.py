@@ -92,14 +92,13 @@ def diagnose(answers: Answers, plan: Plan) -> Diagnosis:
     cases = asked(answers, plan)
     if not cases:
         return Diagnosis("unknown", "unknown: the implementation answers none of the battery's cases")
-    departing = [case for case in cases if first_departure(answers, case, Candidate()) is not None]
-    if not departing:
+    if fits(answers, cases, Candidate()):
         return Diagnosis("agrees", "unknown: on the diagnosis's own battery it agrees with the specification")
     found: list[Candidate] = []
     for candidate in candidates(answers.impl.method, plan, any(case.live for case in cases)):
         if found and candidate.size > found[0].size:
             break
-        if fits(answers, cases, candidate) and explains(answers, departing, candidate):
+        if fits(answers, cases, candidate) and explains(answers, cases, candidate):
             found.append(candidate)
     found = found or behind(answers, plan, cases)
     if not found:
@@ -200,13 +199,13 @@ def fits(answers: Answers, cases: Sequence[Case], candidate: Candidate, blind: b
     return all(first_departure(answers, case, candidate, blind) is None for case in told)
 
 
-def explains(answers: Answers, departing: Sequence[Case], candidate: Candidate) -> bool:
-    """Return whether the candidate, which fits, has an answer where the specification's is not the one given.
+def explains(answers: Answers, cases: Sequence[Case], candidate: Candidate) -> bool:
+    """Return whether the candidate, which fits, has an answer to some case where the implementation is wrong.
 
-    One that is silent just there gives the implementation's numbers only where they are right.
+    One that is silent on all of those gives the implementation's numbers only where they are right.
     """
-    told = sum(look(answers, case, candidate, blind=False) != "silent" for case in departing)
-    return 3 * told >= 2 * len(departing)
+    told = [case for case in cases if look(answers, case, candidate, blind=False) != "silent"]
+    return len(told) == len(cases) or not fits(answers, told, Candidate())
 
 
 def look(answers: Answers, case: Case, candidate: Candidate, blind: bool) -> Literal["off", "silent", "near"]:

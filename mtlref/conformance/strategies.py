@@ -329,9 +329,7 @@ def battery(plan: Plan, impl: Implementation, kind: Kind, size: int = 24) -> lis
 def decided(plan: Plan, impl: Implementation, case: Case) -> bool:
     """Return whether every problem of a case has an answer that `impl` can be held to."""
     ruled = impl.choices.get("silent") == "ruled"
-    return all(
-        plan.decides(problem, impl.eps) or (ruled and plan.rules(problem, impl.eps)) for problem in case.steps
-    )
+    return all(plan.decides(problem, impl.eps) or (ruled and plan.rules(problem, impl.eps)) for problem in case.steps)
 
 
 @dataclass(frozen=True)

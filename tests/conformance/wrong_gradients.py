@@ -479,7 +479,9 @@ def projection_of_the_sum(J, c):
 
 @two_steps()
 def bounds_with_the_wrong_sign(J, c):
-    return r.by_sorting(relaxed(J, -c) - 2 * c.sum() / len(c), 1 - c.sum()) + c
+    A, K = J @ J.T, len(J)
+    M = np.block([[A, np.ones((K, 1))], [np.ones((1, K)), np.zeros((1, 1))]])
+    return r.by_sorting(np.linalg.solve(M, np.append(A @ c, 1 - c.sum()))[:K], 1 - c.sum()) + c
 
 
 @two_steps()
@@ -570,16 +572,16 @@ whole("relaxed with the bounds", lambda found, problem, state: {"w_hat": found["
 whole("projected with the bounds", lambda found, problem, state: {"w_tilde": found["w_next"]})
 whole("reports the next weights", lambda found, problem, state: {"weights": found["w_next"]})
 whole("heads get the next weights", lambda found, problem, state: {"head_weights": found["w_next"]})
-whole("direction of the next weights", lambda found, problem, state: {"direction": found["w_next"] @ problem.jacobian})
+whole(
+    "direction of the next weights", lambda found, problem, state: {"direction": found["w_next"] @ problem.jacobian}
+)
 whole(
     "averaged with the weights before",
     lambda found, problem, state: {"w_next": 0.9 * state.weights + 0.1 * found["w_next"]},
 )
 whole(
     "weighted gradients measured",
-    lambda found, problem, state: {
-        "w_next": answer(problem.jacobian * state.weights[:, None], r.bounds_of(problem))
-    },
+    lambda found, problem, state: {"w_next": answer(problem.jacobian * state.weights[:, None], r.bounds_of(problem))},
 )
 whole(
     "gradients over their losses",
@@ -589,6 +591,61 @@ whole(
 )
 whole("same step declared and not done", lambda found, problem, state: {}, declared={"timing": "same"})
 whole("optimum declared and not made", lambda found, problem, state: {}, declared={"solver": "exact"})
+
+
+def ruled(name, solve):
+    """One that says that it follows the rule for dependent gradients, and solves otherwise."""
+
+    def step(problem, state):
+        J, c = problem.jacobian, r.bounds_of(problem)
+        A = J @ J.T
+        return {"w_next": r.by_sorting(solve(A / A.diagonal().max(), c), 1 - c.sum()) + c}
+
+    WRONG.append(Implementation("pe_ltr", name=name, step=step, choices={"silent": "ruled"}))
+
+
+def independent(A):
+    """Whether the relaxed system is regular."""
+    K = len(A)
+    M = np.block([[A, np.ones((K, 1))], [np.ones((1, K)), np.zeros((1, 1))]])
+    return np.linalg.cond(M) < 1e11
+
+
+def least_whole(A, c):
+    """The least norm of ŵ + c, not of ŵ."""
+    w_hat = r.cut_off(A, c, "float64")
+    null = np.linalg.svd(np.vstack([A, np.ones(len(A))]))
+    rank = np.count_nonzero(null[1] > 1e-11 * null[1][0])
+    N = null[2][rank:]
+    return w_hat if independent(A) else w_hat - N.T @ (N @ (w_hat + c))
+
+
+def equal_where_singular(A, c):
+    """Equal weights where the system is singular."""
+    return r.lapack(A, c, "float64") if independent(A) else np.full(len(A), (1 - c.sum()) / len(A))
+
+
+def first_ones(A, c):
+    """The first tasks alone, as many as are independent."""
+    rank = np.linalg.matrix_rank(A, 1e-10, hermitian=True)
+    if independent(A) or rank + 1 >= len(A):
+        return r.cut_off(A, c, "float64")
+    few, w_hat = rank + 1, np.zeros(len(A))
+    K = few
+    M = np.block([[A[:K, :K], np.ones((K, 1))], [np.ones((1, K)), np.zeros((1, 1))]])
+    w_hat[:K] = np.linalg.solve(M, np.append(-(A @ c)[:K], 1 - c.sum()))[:K]
+    return w_hat
+
+
+def tiny_ridge(A, c):
+    """A ridge of 1e-7 where the system is singular."""
+    return r.lapack(A if independent(A) else A + 1e-7 * np.eye(len(A)), c, "float64")
+
+
+ruled("rule: least norm of the whole", least_whole)
+ruled("rule: equal weights", equal_where_singular)
+ruled("rule: first tasks alone", first_ones)
+ruled("rule: a ridge", tiny_ridge)
 
 
 def running(name, start, use):

@@ -35,7 +35,7 @@ ASKED = 60
 """How often an implementation that draws is asked there."""
 
 FEWEST = 4
-"""How many of the eight directions it has to give then. One that draws an order a task misses that once in 10¹⁵;
+"""How many of the eight directions it has to give then. One that draws an order a task misses that once in 10²³;
 one that shuffles all tasks once, and so has six of them, once in 5·10¹⁶. That a task keeps one of its two orders
 throughout happens once in 10¹⁷."""
 
@@ -183,7 +183,9 @@ def check_pcgrad_draws_anew(trial: Trial) -> None:
     allowed = outcomes.directions(turned, trial.case.state)
     answers = [trial.answers.fresh(alone)[0]["direction"] for _ in range(ASKED)]
     met = {int(np.argmin(np.max(np.abs(allowed - answer), axis=1))) for answer in answers}
-    trial.equal("direction", 0, min(len(met), FEWEST), FEWEST, f"different directions among {ASKED}, {FEWEST} or more")
+    trial.equal(
+        "direction", 0, min(len(met), FEWEST), FEWEST, f"different directions among {ASKED}, {FEWEST} or more"
+    )
     orders = len(allowed) // 2 ** np.arange(1, 4)
     varied = [len({outcome // place % 2 for outcome in met}) for place in orders]
     trial.equal("direction", 0, varied, np.full(3, 2), f"orders of each task among {ASKED}")
