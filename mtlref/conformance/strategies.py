@@ -341,8 +341,9 @@ class Plan:
     the diagnosis, other values of the choice points, by their tag; `most`: the most tasks for an implementation that
     draws its own orders, whose outcomes are all enumerated; `matrixwise`: whether the method solves a system in the
     inner products, whose rounding is relative to the largest; `decides`: whether the method's source says what a
-    problem's answer is, and a type of that eps can hold it: other problems are left out; `rules`: whether, of those, a rule of
-    the specification's own does, for implementations that declare to follow it; `live`: its steps are networks, too.
+    problem's answer is, and a type of that eps can hold it: other problems are left out; `rules`: whether,
+    of those, a rule of the specification's own does, for implementations that declare to follow it; `live`: its
+    steps are networks, too.
     """
 
     mandatory: str
