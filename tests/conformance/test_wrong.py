@@ -7,7 +7,7 @@ import pytest
 
 from mtlref.conformance.runner import session
 from mtlref.defects import DEFECTS
-from tests.conformance import wrong, wrong_gradients
+from tests.conformance import right_gradients, wrong, wrong_gradients
 from tests.conformance.variants import judged
 
 
@@ -57,3 +57,14 @@ def test_a_defect_is_known_by_its_numbers(name):
     with np.errstate(all="ignore"):
         diagnosis = session(impl).diagnosis
     assert {candidate.name for candidate in diagnosis.candidates} == TOLD[name], diagnosis.text
+
+
+def test_slsqp_is_the_projection_but_for_some():
+    rng = np.random.default_rng(0)
+    errors = []
+    for K in rng.integers(2, 8, 300):
+        v = rng.normal(0, 1, K) * np.exp(rng.normal())
+        v += (1 - v.sum()) / K
+        errors.append(np.max(np.abs(wrong_gradients.kinked(v, 1.0) - right_gradients.by_sorting(v, 1.0))))
+    assert np.median(errors) < 1e-13
+    assert 1e-9 < np.max(errors) < 1e-6

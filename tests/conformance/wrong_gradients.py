@@ -380,19 +380,22 @@ def normal_equations(J, c):
     return r.by_sorting(w_hat, 1 - c.sum()) + c
 
 
-@two_steps()
-def projection_by_slsqp(J, c):
+def kinked(v, s):
+    """The projection by SLSQP on the distance, not on its square, to the solver's own tolerance."""
     from scipy.optimize import minimize
 
-    w_hat, s = relaxed(J, c), 1 - c.sum()
-    found = minimize(
-        lambda x: np.linalg.norm(x - w_hat),
-        np.maximum(w_hat, 0),
+    return minimize(
+        lambda x: np.linalg.norm(x - v),
+        np.maximum(v, 0),
         method="SLSQP",
-        bounds=[(0, None)] * len(c),
+        bounds=[(0, None)] * len(v),
         constraints={"type": "eq", "fun": lambda x: x.sum() - s},
-    )
-    return found.x + c
+    ).x
+
+
+@two_steps()
+def projection_by_slsqp(J, c):
+    return answer(J, c, project=kinked)
 
 
 @two_steps()
