@@ -7,7 +7,7 @@ import pytest
 
 from mtlref.conformance.runner import session
 from mtlref.defects import DEFECTS
-from tests.conformance import right_gradients, wrong, wrong_gradients
+from tests.conformance import right_gradients, wrong, wrong_gradients, wrong_pe_ltr
 from tests.conformance.variants import judged
 
 
@@ -65,6 +65,6 @@ def test_slsqp_is_the_projection_but_for_some():
     for K in rng.integers(2, 8, 300):
         v = rng.normal(0, 1, K) * np.exp(rng.normal())
         v += (1 - v.sum()) / K
-        errors.append(np.max(np.abs(wrong_gradients.kinked(v, 1.0) - right_gradients.by_sorting(v, 1.0))))
+        errors.append(np.max(np.abs(wrong_pe_ltr.kinked(v, 1.0) - right_gradients.by_sorting(v, 1.0))))
     assert np.median(errors) < 1e-13
     assert 1e-9 < np.max(errors) < 1e-6
