@@ -98,7 +98,7 @@ def diagnose(answers: Answers, plan: Plan) -> Diagnosis:
     for candidate in candidates(answers.impl.method, plan, any(case.live for case in cases)):
         if found and candidate.size > found[0].size:
             break
-        if fits(answers, cases, candidate):
+        if fits(answers, cases, candidate) and explains(answers, cases, candidate):
             found.append(candidate)
     found = found or behind(answers, plan, cases)
     if not found:
@@ -197,6 +197,15 @@ def fits(answers: Answers, cases: Sequence[Case], candidate: Candidate, blind: b
     if 3 * len(told) < 2 * len(cases):
         return False
     return all(first_departure(answers, case, candidate, blind) is None for case in told)
+
+
+def explains(answers: Answers, cases: Sequence[Case], candidate: Candidate) -> bool:
+    """Return whether the candidate, which fits, has an answer to some case where the implementation is wrong.
+
+    One that is silent on all of those gives the implementation's numbers only where they are right.
+    """
+    told = [case for case in cases if look(answers, case, candidate, blind=False) != "silent"]
+    return len(told) == len(cases) or not fits(answers, told, Candidate())
 
 
 def look(answers: Answers, case: Case, candidate: Candidate, blind: bool) -> Literal["off", "silent", "near"]:

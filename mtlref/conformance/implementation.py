@@ -53,7 +53,7 @@ SPECIFICATIONS: Mapping[str, type[Method]] = {**METHODS, "jacobian": PerTaskGrad
 EVERYWHERE = ("weights", "head_weights", "direction")
 """The observables of every method."""
 
-OWN = ("scale", "order", "layer", "least")
+OWN = ("scale", "order", "layer", "least", "silent")
 """The choices that are the kit's own, not settings of the specification."""
 
 LIVE = ("losses", "jacobian", "head_gradients")
@@ -80,10 +80,12 @@ class Implementation:
 
     `name`: how reports call it. `step`, `run`, `live`: at least one of them. `choices`: the settings of the
     specification that it departs from the defaults in, or holds fixed (`{"reduction": "mean"}`, `{"alpha": 1.5}`),
-    and four of the kit's own: `scale`, a factor on all weights and directions that it reports (a number, "K" or
+    and five of the kit's own: `scale`, a factor on all weights and directions that it reports (a number, "K" or
     "1/K"); `least`, the fewest tasks that it takes, 1; for a method that draws, `order`: "given" if it takes the
     draw, "own" if it makes its own; in a live run, `layer`: whether the method reads the gradients of "all" shared
-    layers, of the "last" one, or of the last one's "matrix", as GradNorm may (LIVE-C1). `dtype`: what it computes in.
+    layers, of the "last" one, or of the last one's "matrix", as GradNorm may (LIVE-C1); where a method's source
+    is `silent` on a problem, "left out" if it goes its own way, "ruled" if it follows the specification's rule and
+    is held to it (PELTR-C3). `dtype`: what it computes in.
     Errors: DomainError for an unknown method, choice or type.
     """
 
@@ -105,7 +107,7 @@ class Implementation:
         if self.dtype not in DTYPES:
             message = f"dtype = {self.dtype!r} is not known; there are: {', '.join(DTYPES)}"
             raise DomainError(message, argument="dtype", value=self.dtype)
-        for choice, options in (("order", ("given", "own")), ("layer", LAYERS)):
+        for choice, options in (("order", ("given", "own")), ("layer", LAYERS), ("silent", ("left out", "ruled"))):
             value = self.choices.get(choice, options[0])
             if value not in options:
                 message = f"{choice} = {value!r} must be {' or '.join(map(repr, options))}"

@@ -312,7 +312,8 @@ def walked(
 
 def decided(plan: Plan, impl: Implementation, case: Case) -> bool:
     """Return whether every problem of a case has an answer that `impl` can be held to."""
-    return all(plan.decides(problem, impl.eps) for problem in case.steps)
+    ruled = impl.choices.get("silent") == "ruled"
+    return all(plan.decides(problem, impl.eps) or (ruled and plan.rules(problem, impl.eps)) for problem in case.steps)
 
 
 @dataclass(frozen=True)
@@ -324,8 +325,9 @@ class Plan:
     the diagnosis, other values of the choice points, by their tag; `most`: the most tasks for an implementation that
     draws its own orders, whose outcomes are all enumerated; `matrixwise`: whether the method solves a system in the
     inner products, whose rounding is relative to the largest; `decides`: whether the method's source says what a
-    problem's answer is, and a type of that eps can hold it: other problems are left out; `live`: its steps are
-    networks, too.
+    problem's answer is, and a type of that eps can hold it: other problems are left out; `rules`: whether,
+    of those, a rule of the specification's own does, for implementations that declare to follow it; `live`: its
+    steps are networks, too.
     """
 
     mandatory: str
@@ -338,6 +340,7 @@ class Plan:
     most: int | None = None
     matrixwise: bool = False
     decides: Callable[[Problem, float], bool] = lambda problem, eps: True
+    rules: Callable[[Problem, float], bool] = lambda problem, eps: False
     live: bool = False
 
 

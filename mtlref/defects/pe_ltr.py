@@ -31,6 +31,12 @@ def diagonal_gram(jacobian: Array) -> Array:
     return np.diag(norms(jacobian) ** 2)
 
 
+def centred_gram(jacobian: Array) -> Array:
+    """A_ij = (g_i − mean g_i)·(g_j − mean g_j): covariances, whose factor 1/D or 1/(D − 1) changes no weight."""
+    centred = jacobian - np.mean(jacobian, axis=1, keepdims=True)
+    return gram(centred)
+
+
 def squared_condition(A: Array, c: Array, slack: float) -> Array:
     """ŵ = (MᵀM)⁻¹ Mᵀ z as it is printed: right, with half of the digits, for M has its condition squared."""
     K = len(A)
@@ -43,6 +49,11 @@ def squared_condition(A: Array, c: Array, slack: float) -> Array:
 def unshifted_system(A: Array, c: Array, slack: float) -> Array:
     """z = [0; s]: the term −A c of the bounds is missing."""
     return relaxed_weights(A, np.zeros(len(A)), slack)
+
+
+def bounds_sign(A: Array, c: Array, slack: float) -> Array:
+    """z = [+A c; s]: the bounds enter with the wrong sign."""
+    return relaxed_weights(A, -c, slack)
 
 
 def unit_sum(A: Array, c: Array, slack: float) -> Array:
@@ -77,6 +88,16 @@ def clip_and_divide(w_hat: Array, slack: float) -> Array:
 def clip_only(w_hat: Array, slack: float) -> Array:
     """w̃ = max(ŵ, 0): the sum is not restored."""
     return np.maximum(w_hat, 0.0)
+
+
+def one_shift(w_hat: Array, slack: float) -> Array:
+    """w̃ = max(ŵ + t, 0) on the tasks with ŵ > 0, t such that their shifted weights sum to s: of the active-set
+    rounds, the first alone."""
+    inside = w_hat > 0
+    if not inside.any():
+        return np.full(len(w_hat), slack / len(w_hat))
+    shift = (slack - float(np.sum(w_hat[inside]))) / int(np.count_nonzero(inside))
+    return np.where(inside, np.maximum(w_hat + shift, 0.0), 0.0)
 
 
 def softmax_projection(w_hat: Array, slack: float) -> Array:
@@ -166,13 +187,23 @@ DEFECTS = (
     Defect(
         "ClipOnly", "PELTR-4", "negative weights set to 0, the sum not restored", {"projected_weights": clip_only}
     ),
+    Defect(
+        "OneShift",
+        "PELTR-4",
+        "negative weights set to 0 and the others shifted once, whatever becomes negative then",
+        {"projected_weights": one_shift},
+    ),
     Defect("SoftmaxProjection", "PELTR-4", "a softmax for the projection", {"projected_weights": softmax_projection}),
     Defect(
         "NoProjection", "PELTR-4", "the relaxed weights, negative ones included", {"projected_weights": no_projection}
     ),
     Defect("UnitGradients", "PELTR-1", "gradients of length 1 for the gradients", {"gram": cosines}),
+    Defect(
+        "CentredGram", "PELTR-1", "covariances of the gradients' entries for inner products", {"gram": centred_gram}
+    ),
     Defect("DiagonalGram", "PELTR-1", "the norms alone, as if gradients were orthogonal", {"gram": diagonal_gram}),
     Defect("UnshiftedSystem", "PELTR-2", "a relaxed system without −A c", {"relaxed_weights": unshifted_system}),
+    Defect("BoundsSign", "PELTR-2", "a relaxed system with +A c for −A c", {"relaxed_weights": bounds_sign}),
     Defect("UnitSum", "PELTR-2", "relaxed weights that sum to 1, not to 1 − Σ c", {"relaxed_weights": unit_sum}),
     Defect("PositiveMultiplier", "PELTR-3", "λ of the wrong sign", {"relaxed_multiplier": positive_multiplier}),
     Defect("LengthForSquare", "PELTR-5", "the length of the sum for its square", {"squared_length": length}),

@@ -20,11 +20,40 @@ def lapack(A, c, dtype):
     return np.linalg.solve(M, z)[:K]
 
 
-def pseudo_inverse(A, c, dtype):
-    """The same by a pseudo-inverse."""
+def pseudo_inverse(A, c, dtype, cut=1e-15):
+    """The same by a pseudo-inverse, which leaves out singular values up to a share `cut` of the largest."""
     K = len(A)
     M = np.block([[A, np.ones((K, 1))], [np.ones((1, K)), np.zeros((1, 1))]])
-    return (np.linalg.pinv(M) @ np.append(-A @ c, 1 - c.sum()))[:K]
+    return (np.linalg.pinv(M, cut) @ np.append(-A @ c, 1 - c.sum()))[:K]
+
+
+def inverted(A, c, dtype):
+    """The inverse of the system, its last row with the other sign."""
+    K = len(A)
+    M = np.vstack([np.column_stack([A, np.ones(K)]), [-1.0] * K + [0.0]])
+    return (np.linalg.inv(M) @ np.append(-(A @ c), c.sum() - 1))[:K]
+
+
+def least_squares(A, c, dtype):
+    """The system by least squares, in the type given."""
+    K = len(A)
+    M = np.ones((K + 1, K + 1), dtype)
+    M[:K, :K], M[K, K] = A, 0
+    return np.linalg.lstsq(M, np.append(-A @ c, 1 - c.sum()).astype(dtype), rcond=None)[0][:K]
+
+
+def cut_off(A, c, dtype):
+    """The pseudo-inverse with a cut that tells dependent gradients: ŵ of least norm there."""
+    return pseudo_inverse(A, c, dtype, 1e-11)
+
+
+def by_shifting_the_slope(A, c, dtype):
+    """A(ŵ + c) = μ 1 for a μ that brings the sum to 1; where A is singular, by a direction without a gradient."""
+    K = len(A)
+    if np.linalg.cond(A) > 1e7:
+        return lapack(A, c, dtype)
+    w = np.linalg.solve(A, np.ones(K))
+    return w / w.sum() - c
 
 
 def eliminated(A, c, dtype):
@@ -54,6 +83,46 @@ def by_bisection(v, s):
         low, high = (middle, high) if np.maximum(v - middle, 0).sum() > s else (low, middle)
     x = np.maximum(v - (low + high) / 2, 0)
     return x if x.sum() == 0 else x + (x > 0) * (s - x.sum()) / max(1, np.count_nonzero(x))
+
+
+def after_clipping(v, s):
+    """The projection of what clipping leaves, which is the same where v sums to s or more."""
+    return by_sorting(np.maximum(v, 0), s)
+
+
+def polished(v, s):
+    """SLSQP on the square for the support, and the shift on it in closed form."""
+    from scipy.optimize import minimize
+
+    start = np.full(len(v), s / len(v))
+    unit = max(1.0, np.abs(v).max())
+    found = minimize(
+        lambda x: np.sum((x - v / unit) ** 2),
+        start,
+        jac=lambda x: 2 * (x - v / unit),
+        bounds=[(0, None)] * len(v),
+        constraints={"type": "eq", "fun": lambda x: x.sum() - s / unit, "jac": lambda x: np.ones(len(v))},
+        options={"ftol": 1e-12},
+    )
+    inside = found.x > 1e-6
+    x = np.where(inside, v + (s - v[inside].sum()) / inside.sum(), 0)
+    return (
+        x if np.all(x >= 0) and np.all((v - (v[inside].sum() - s) / inside.sum())[~inside] <= 0) else by_sorting(v, s)
+    )
+
+
+def one_by_one(v, s):
+    """The projection by dropping the smallest weight until none is negative, in a list."""
+    order = sorted(range(len(v)), key=lambda i: v[i])
+    while True:
+        theta = (sum(v[i] for i in order) - s) / len(order)
+        if v[order[0]] >= theta or len(order) == 1:
+            break
+        order.pop(0)
+    x = np.zeros(len(v), v.dtype)
+    for i in order:
+        x[i] = max(v[i] - theta, 0)
+    return x
 
 
 def by_active_sets(v, s):
@@ -86,7 +155,13 @@ def optimum(J, c):
     return s * best + c
 
 
-def pe_ltr(name, solve=lapack, project=by_sorting, dtype="float64", choices=None, transform=None):
+def bounds_of(problem):
+    """c (K,)."""
+    bounds = problem.method.bounds
+    return np.zeros(problem.n_tasks) if bounds is None else np.array(bounds)
+
+
+def pe_ltr(name, solve=lapack, project=by_sorting, dtype="float64", choices=None, transform=None, unscaled=False):
     """PE-LTR from its two steps."""
 
     def step(problem, state):
@@ -99,7 +174,7 @@ def pe_ltr(name, solve=lapack, project=by_sorting, dtype="float64", choices=None
             found = {"w_next": w_next}
         else:
             A = J @ J.T
-            scale = A.diagonal().max()
+            scale = 1 if unscaled else A.diagonal().max()
             w_hat = solve(A / scale, c, dtype)
             w_tilde = project(w_hat, 1 - c.sum())
             w_next = w_tilde + c
@@ -168,6 +243,67 @@ def in_coefficients(J, draw):
     return C
 
 
+def in_place(J, draw):
+    """Algorithm 1 in buffers, partners divided by their length first, the sum taken from the last task."""
+    J = np.array(J)
+    unit, total, buffer = np.zeros_like(J), np.zeros_like(J[0]), np.empty_like(J[0])
+    for g, u in zip(J, unit, strict=True):
+        length = np.linalg.norm(g)
+        if length > 0:
+            np.divide(g, length, out=u)
+    for i in range(len(J) - 1, -1, -1):
+        buffer[:] = J[i]
+        for j in draw[i]:
+            buffer -= np.minimum(np.dot(buffer, unit[j]), 0) * unit[j]
+        np.add(total, buffer, out=total)
+    return total
+
+
+def two_tensors(J, draw):
+    """Algorithm 1 on gradients that are lists of two tensors, inner products summed over them."""
+    D = J.shape[1]
+    tasks = [[g[: D // 3], g[D // 3 :]] for g in J]
+
+    def inner(a, b):
+        return sum(float(x @ y) for x, y in zip(a, b, strict=True))
+
+    total = [0.0, 0.0]
+    for i, order in enumerate(draw):
+        own = [x.copy() for x in tasks[i]]
+        for j in order:
+            dot = inner(own, tasks[j])
+            if dot < 0:
+                share = dot / inner(tasks[j], tasks[j])
+                own = [x - share * y for x, y in zip(own, tasks[j], strict=True)]
+        total = [x + y for x, y in zip(total, own, strict=True)]
+    return np.concatenate(total)
+
+
+def all_at_once(J, draw):
+    """Algorithm 1 for all tasks at once, position by position, with a mask; a square of 0 is replaced by 1."""
+    squares = np.sum(J * J, axis=1)
+    squares[squares == 0] = 1
+    changed = J.copy()
+    for others in draw.T:
+        dots = np.sum(changed * J[others], axis=1)
+        changed = changed - (np.where(dots < 0, dots, 0) / squares[others])[:, None] * J[others]
+    return np.einsum("kd->d", changed)
+
+
+def transformed(name, combine, choices=None, after=lambda d, K: d, dtype="float64"):
+    """PCGrad that gives the direction alone."""
+
+    def step(problem, state):
+        return {"direction": after(combine(problem.jacobian.astype(dtype), problem.draw), problem.n_tasks)}
+
+    return Implementation("pcgrad", name=name, step=step, choices=choices or {}, dtype=dtype)
+
+
+def directions(run):
+    """A run of PCGrad."""
+    return {"direction": [in_place(problem.jacobian, problem.draw) for problem in run]}
+
+
 def pcgrad(name, dtype="float64", coefficients=False):
     """PCGrad with the order given."""
 
@@ -191,7 +327,29 @@ RIGHT = [
     pe_ltr("same step", choices={"timing": "same"}),
     pe_ltr("times K", choices={"scale": "K"}, transform=times_K),
     pe_ltr("all supports", choices={"solver": "exact"}),
+    pe_ltr("inverse", inverted),
+    pe_ltr("inverse, not scaled", inverted, one_by_one, unscaled=True),
+    pe_ltr("printed system, not scaled", unscaled=True),
+    pe_ltr("least squares", least_squares, one_by_one),
+    pe_ltr("least squares, float32", least_squares, dtype="float32"),
+    pe_ltr("clipped first", lapack, after_clipping),
+    pe_ltr("polished", eliminated, polished),
+    pe_ltr("slopes", by_shifting_the_slope, by_active_sets),
+    pe_ltr("rule for dependent gradients", cut_off, choices={"silent": "ruled"}),
+    pe_ltr("bounds held", choices={"bounds": (0.1, 0.25, 0.05)}),
+    pe_ltr("no bounds", pseudo_inverse, one_by_one, choices={"bounds": None}),
+    pe_ltr("optimum in the same step", choices={"solver": "exact", "timing": "same"}),
+    pe_ltr("float32 in the same step", lapack, by_active_sets, "float32", {"timing": "same"}),
     Implementation("pe_ltr", name="keeper", run=kept),
+    transformed("buffers", in_place),
+    transformed("buffers, float32", in_place, dtype="float32"),
+    transformed("two tensors", two_tensors),
+    transformed("all at once", all_at_once),
+    transformed("all at once, float32", all_at_once, dtype="float32"),
+    transformed("mean", surgery, {"reduction": "mean"}, lambda d, K: d / K),
+    transformed("mean by scale", two_tensors, {"scale": "1/K"}, lambda d, K: d / K),
+    transformed("itself too", all_at_once, {"include_self": True}),
+    Implementation("pcgrad", name="runs", run=directions),
     pcgrad("vectors"),
     pcgrad("vectors, float32", "float32"),
     pcgrad("coefficients", coefficients=True),

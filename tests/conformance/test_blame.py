@@ -12,11 +12,14 @@ from mtlref.conformance import Implementation
 from mtlref.conformance.diagnosis import diagnose
 from mtlref.conformance.runner import session
 from mtlref.defects import DEFECTS, combinations
+from tests.conformance import wrong_gradients
 from tests.conformance.variants import DECLARED, SHOWS, STEMS, failed, implementation, judged
 
 ALL = [(stem, defect.name) for stem in STEMS for defect in DEFECTS[stem]]
 
 BY_HAND = {
+    "direction_is_that_of_the_weights": "the weights make the direction: the check wants others reported, below",
+    "dependent_gradients_have_relaxed_weights_of_least_norm": "wants the rule declared and not followed, below",
     "sees_inner_products_alone": "PCGrad's equations get inner products: the check wants one that gets signs, below",
     "draws_anew": "a draw is given: the check wants one that draws for itself and does not, in test_orders",
     "ignores_the_gradients_common_scale": "PE-LTR brings gradients to a common size first: an absolute ridge, below",
@@ -135,6 +138,19 @@ def test_signs_for_gradients_fail_where_space_is_rotated():
 
     signs = Implementation("pcgrad", name="signs", step=step)
     assert "check_pcgrad_sees_inner_products_alone" in failed(signs)
+
+
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [
+        ("own orders, reported ones", "check_pcgrad_direction_is_that_of_the_weights"),
+        ("two orders in turn", "check_pcgrad_draws_anew"),
+        ("rule: equal weights", "check_pe_ltr_dependent_gradients_have_relaxed_weights_of_least_norm"),
+    ],
+)
+def test_what_no_defect_shows_fails_its_check(name, check):
+    impl = next(impl for impl in wrong_gradients.WRONG if impl.name == name)
+    assert judged(impl, diagnosed=False)[1][check].status == "failed"
 
 
 def test_an_absolute_ridge_fails():

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from math import comb
+
 import numpy as np
 import pytest
 
-from mtlref.conformance import Implementation
+from mtlref.conformance import Implementation, outcomes
+from mtlref.conformance.checks import pcgrad as checks
+from mtlref.conformance.problem import Problem
+from mtlref.methods.pcgrad import PCGrad
 from tests.conformance.variants import failed, judged
 
 OWN = {"order": "own"}
@@ -61,6 +66,24 @@ WRONG = {
         "first only", lambda rng, K: [o if i == 0 else [] for i, o in enumerate(shuffled(rng, K))]
     ),
 }
+
+
+def test_right_orders_miss_the_bar_less_than_once_in_ten_to_the_sixteen():
+    """Of n equally likely directions fewer than m come in N calls: at most C(n, m − 1) ((m − 1)/n)^N."""
+    fewer, calls = checks.FEWEST - 1, checks.ASKED
+    by_task = comb(8, fewer) * (fewer / 8) ** calls
+    by_shuffle = comb(6, fewer) * (fewer / 6) ** calls
+    one_order = 3 * 2 * 0.5**calls
+    assert by_task < 1e-23
+    assert by_shuffle + one_order < 1e-16
+
+
+def test_each_order_gives_another_direction_there():
+    problem = Problem(PCGrad(), np.ones(3), checks.TURNED, np.array([[1, 2], [0, 2], [0, 1]]))
+    found = outcomes.directions(problem, PCGrad().init(3))
+    apart = np.max(np.abs(found[:, None] - found[None]), axis=2)
+    assert len(found) == 8
+    assert np.min(apart[~np.eye(8, dtype=bool)]) > 0.05
 
 
 def once_for_all(rng, K):

@@ -1,4 +1,7 @@
-"""The checks of PE-LTR. Affinely dependent gradients are left out: there the source does not say (PELTR-C3)."""
+"""The checks of PE-LTR. Affinely dependent gradients are left out: there the source does not say (PELTR-C3).
+
+An implementation that declares to follow the specification's rule, `silent="ruled"`, is put to them as well.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +34,26 @@ def rising_shares(total: float) -> Callable[[int], tuple[float, ...]]:
 def regular(problem: Problem, eps: float) -> bool:
     """Return whether the relaxed system, its gradients brought to a common size, is regular for a type
     of that eps."""
-    J = problem.jacobian
+    return conditioned(problem.jacobian, eps, len(problem.jacobian) + 1)
+
+
+def dependent(problem: Problem, eps: float) -> bool:
+    """Return whether there are so many tasks that their gradients are affinely dependent, however they are rounded,
+    and no nearer to a further dependence than a regular system may be. The solver is the published one."""
+    K, D = problem.jacobian.shape
+    published = vars(problem.method)["solver"] == "published"
+    return published and K > D + 1 and conditioned(problem.jacobian, eps, D + 2)
+
+
+def conditioned(J: Array, eps: float, rank: int) -> bool:
+    """Return whether the first `rank` singular values of the relaxed system are within its largest condition."""
     K, size = len(J), float(np.max(np.linalg.norm(J, axis=1)))
     if size == 0:
         return False
     A = (J / size) @ (J / size).T
     M = np.block([[A, np.ones((K, 1))], [np.ones((1, K)), np.zeros((1, 1))]])
-    return bool(np.linalg.cond(M) <= min(CONDITION, 0.1 / (ROUNDINGS * eps)))
+    values = np.linalg.svd(M, compute_uv=False)
+    return bool(values[rank - 1] * min(CONDITION, 0.1 / (ROUNDINGS * eps)) >= values[0])
 
 
 PLAN = Plan(
@@ -57,6 +73,7 @@ PLAN = Plan(
     losses=("falling", "rising"),
     matrixwise=True,
     decides=regular,
+    rules=dependent,
 )
 """No bounds, equal and unequal ones."""
 
@@ -136,6 +153,14 @@ def check_pe_ltr_starts_at_equal_weights(trial: Trial) -> None:
 @check("w_next", on="run")
 def check_pe_ltr_follows_its_own_run(trial: Trial) -> None:
     """PELTR-7: over a run, each step's weights are made from its own gradients."""
+    trial.matches("w_next")
+
+
+@check("w_next")
+def check_pe_ltr_dependent_gradients_have_relaxed_weights_of_least_norm(trial: Trial) -> None:
+    """PELTR-C3: of all relaxed weights those of least norm are projected, for one that follows the rule."""
+    if not all(dependent(problem, trial.answers.impl.eps) for problem in trial.case.steps):
+        raise Undecided
     trial.matches("w_next")
 
 
@@ -240,6 +265,7 @@ CHECKS = (
     check_pe_ltr_direction,
     check_pe_ltr_starts_at_equal_weights,
     check_pe_ltr_follows_its_own_run,
+    check_pe_ltr_dependent_gradients_have_relaxed_weights_of_least_norm,
     check_pe_ltr_weights_sum_to_one_above_their_bounds,
     check_pe_ltr_relaxed_slopes_are_equal,
     check_pe_ltr_two_tasks_meet_at_the_foot_of_the_perpendicular,
