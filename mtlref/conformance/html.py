@@ -47,7 +47,8 @@ table { border-collapse: collapse; width: 100%; font-size: 0.92rem; }
 th { text-align: left; color: var(--soft); font-weight: 500; }
 th, td { padding: 0.35rem 0.8rem 0.35rem 0; border-bottom: 1px solid var(--rule); vertical-align: top; }
 .tag, .status { white-space: nowrap; } .tag, pre, code { font-family: ui-monospace, Menlo, Consolas, monospace; }
-.tag { font-size: 0.86rem; } .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+a { color: inherit; } .tag { font-size: 0.86rem; }
+.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 pre { margin: 0.5rem 0 1rem; padding: 0.8rem 1rem; background: var(--card); border: 1px solid var(--rule);
   border-radius: 0.3rem; font-size: 0.82rem; line-height: 1.5; white-space: pre-wrap; }
 pre span { display: block; padding-left: 14ch; text-indent: -14ch; } pre span.head { padding: 0; text-indent: 0; }
@@ -169,6 +170,8 @@ def plots(found: Curves) -> str:
     else:
         note = f"It departs first at step {found.first[0]}, {what} {found.first[1]}."
         after = " Behind the first departure, what is allowed is rounding of the answer alone."
+    if len(found.case.steps) > T:
+        note += f" The specification cannot go on from what it gives at step {T - 1}."
     return (
         f'<p class="soft">{escape(size)}. {note}</p>\n<div class="plots">'
         f"<figure><h3>{escape(found.name)}</h3>{lines(found)}<p>{keys}{key('spec', 'specification')}</p>"
@@ -190,7 +193,8 @@ def table(results: Sequence[CheckResult], number: int) -> str:
     rows = []
     for result in results:
         statement = result.statement.partition(": ")[2] or result.statement
-        status = f'<span class="status {COLOUR.get(result.status, "none")}">{result.status}</span>'
+        told = f'<a href="#{escape(result.name)}">{result.status}</a>' if shown(result) else result.status
+        status = f'<span class="status {COLOUR.get(result.status, "none")}">{told}</span>'
         reason = f'<br><span class="soft">{escape(result.reason)}</span>' if result.reason else ""
         rows.append(
             f'<tr><td class="tag">{escape(result.eq)}</td><td>{escape(statement)}{reason}</td><td>{status}</td>'
@@ -201,29 +205,34 @@ def table(results: Sequence[CheckResult], number: int) -> str:
     return f"<h2>Checks</h2>\n{left}<table><thead>{head}</thead><tbody>\n" + "\n".join(rows) + "\n</tbody></table>"
 
 
+def shown(result: CheckResult) -> bool:
+    """Return whether a result has a message of its own; that of an implementation without use is the verdict's."""
+    return bool(result.message) and result.status != "unusable"
+
+
 def failures(results: Sequence[CheckResult]) -> str:
     """Return the messages of the checks that failed, the first one open."""
-    told = [result for result in results if result.message and result.status != "unusable"]
+    told = [result for result in results if shown(result)]
     if not told:
         return ""
     parts = []
     for i, result in enumerate(told):
         expected = f" ({result.status}: {result.reason})" if result.status == "expected failure" else ""
         head = f'<span class="tag">{escape(result.eq)}</span>{escape(result.name + expected)}'
-        parts.append(
-            f"<details{' open' if i == 0 else ''}><summary>{head}</summary>"
-            f"{block(result.message.splitlines())}</details>"
-        )
+        opening = f'<details id="{escape(result.name)}"{"" if i else " open"}>'
+        parts.append(f"{opening}<summary>{head}</summary>{block(result.message.splitlines())}</details>")
     return "<h2>Failures</h2>\n" + "\n".join(parts)
 
 
 def block(rows: Iterable[str]) -> str:
     """Return lines as they are, each hanging where it is too long; the first, if it is not indented, does not."""
-    made = [
-        f"<span{'' if row[:1] == ' ' else ' class=' + chr(34) + 'head' + chr(34)}>{escape(row)}\n</span>"
-        for row in rows
-    ]
+    made = [f"<span{kind(row)}>{escape(row)}\n</span>" for row in rows]
     return f"<pre>{''.join(made)}</pre>"
+
+
+def kind(row: str) -> str:
+    """Return the class of a line: a head, unless it is indented."""
+    return "" if row.startswith(" ") else ' class="head"'
 
 
 def met(session: Session) -> str:

@@ -173,6 +173,21 @@ def test_a_long_run_without_an_answer_has_no_plot():
         curves(session(named(right, run=run)))
 
 
+@pytest.mark.parametrize("lost", [0, 5])
+def test_a_run_that_nobody_can_follow_is_drawn_up_to_there(lost):
+    right = implementation("gradnorm")
+
+    def run(problems):
+        found = right.run(problems)
+        return {"w_next": [w * (np.nan if t == lost else 1) for t, w in enumerate(found["w_next"])]}
+
+    parsed, text, _, _ = paged(Implementation("gradnorm", name="lost", run=run))
+    assert ("cannot go on from what it gives at step 5." in text) == (lost == 5)
+    assert ("No plot: the specification cannot go on" in text) == (lost == 0)
+    lengths = [len(line["points"].split()) for line in parsed.all("polyline")]
+    assert lengths == ([6] * 3 + [5] * 3 + [6] * 2 if lost else [])
+
+
 def test_statuses_reasons_and_verdicts():
     found = known("passing")[2]
 
