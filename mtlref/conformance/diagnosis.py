@@ -88,7 +88,17 @@ class Diagnosis:
 
 
 def diagnose(answers: Answers, plan: Plan) -> Diagnosis:
-    """Return the diagnosis of an implementation that has failed a check."""
+    """Return the diagnosis of an implementation that has failed a check, and which arrays its steps share."""
+    found = explained(answers, plan)
+    if not answers.shared:
+        return found
+    names = " and ".join(sorted(answers.shared))
+    text = f"{names}: one array at every step of a run; if it is altered in place, yield each step or give copies"
+    return replace(found, text=f"{text}. As it stands: {found.text}")
+
+
+def explained(answers: Answers, plan: Plan) -> Diagnosis:
+    """Return what explains the numbers on the battery."""
     cases = asked(answers, plan)
     if not cases:
         return Diagnosis("unknown", "unknown: the implementation answers none of the battery's cases")

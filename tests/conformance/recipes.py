@@ -77,7 +77,8 @@ def torch_module():
 def stateful_object():
     def run(run):
         mine = Balancer(run.n_tasks, run.method.alpha, run.method.lr)
-        return {"w_next": [mine.step(problem.losses, problem.jacobian) for problem in run]}
+        for problem in run:
+            yield {"w_next": mine.step(problem.losses, problem.jacobian)}
 
     return Implementation("gradnorm", name="a stateful object", run=run)
 
@@ -94,39 +95,37 @@ def bare_function():
 def numpy_callable():
     def run(run):
         mine = Callback(run.method.alpha, run.method.lr)
-        arrays = [(p.losses.astype(np.float32), p.jacobian.astype(np.float32)) for p in run]
-        return {"w_next": [mine(losses, gradients) for losses, gradients in arrays]}
+        for problem in run:
+            yield {"w_next": mine(problem.losses.astype(np.float32), problem.jacobian.astype(np.float32))}
 
     return Implementation("gradnorm", name="a callable on NumPy arrays", run=run, dtype="float32")
 
 
 def module_with_backward():
-    from mtlref.conformance.adapters.torch import Surrogate, columns
+    from mtlref.conformance.adapters.torch import Surrogate
 
     def run(run):
-        model, steps = Surrogate(run), []
+        model = Surrogate(run)
         mine = torch_module()(model.shared, run.n_tasks, run.method.alpha, run.method.lr)
         for problem in run:
             model.zero_grad()
             mine.backward(model(problem))
-            steps.append({"w_next": mine.weights, **model.observed()})
-        return columns(steps)
+            yield {"w_next": mine.weights, **model.observed()}
 
     return Implementation("gradnorm", name="a torch module", run=run)
 
 
 def module_on_a_live_network():
-    from mtlref.conformance.adapters.torch import columns, network
+    from mtlref.conformance.adapters.torch import network
 
     def live(run):
-        net, steps = network(run), []
+        net = network(run)
         mine = torch_module()(net.shared, run.n_tasks, run.method.alpha, run.method.lr)
         for step in run:
             net.load(step)
             net.zero_grad()
             mine.backward(net.losses(step))
-            steps.append({"w_next": mine.weights, **net.observed()})
-        return columns(steps)
+            yield {"w_next": mine.weights, **net.observed()}
 
     return Implementation("gradnorm", name="a torch module, live", live=live)
 
