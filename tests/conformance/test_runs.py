@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from mtlref.conformance import Implementation, check_implementation, runner
 from mtlref.conformance.runner import session
+from mtlref.defects import DEFECTS
 from tests.conformance.recipes import updated
+from tests.conformance.variants import implementation
 
 NEXT = "check_gradnorm_next_weights"
 
@@ -99,3 +103,13 @@ def test_what_is_no_run_is_refused(run, said):
     case = next(case for case in found.vectors if len(case.steps) == 8)
     with pytest.raises(Exception, match=said):
         found.answers.fresh(case)
+
+
+def test_what_follows_from_wrong_weights_is_not_called_wrong():
+    """A golden run's later steps are those of the right weights; the specification goes on from the wrong ones."""
+    defect = next(defect for defect in DEFECTS["gradnorm"] if defect.name == "MeanForSum")
+    wrong = implementation("gradnorm", (defect,), names=("w_next", "head_weights", "direction"))
+    found = check_implementation(replace(wrong, step=None))
+    failed = {result.name for result in found if result.status not in ("passed", "skipped")}
+    assert failed == {NEXT, "check_gradnorm_follows_its_own_run"}
+    assert {result.diagnosis.candidates[0].name for result in found if result.diagnosis} == {"MeanForSum [GN-5]"}
