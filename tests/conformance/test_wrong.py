@@ -16,7 +16,7 @@ from tests.conformance.variants import judged
 )
 def test_a_wrong_implementation_fails(impl):
     with np.errstate(all="ignore"):
-        found, results = judged(impl, diagnosed=impl in wrong.WRONG)
+        found, results = judged(impl, diagnosed=impl in wrong.WRONG[::8])
     bad = [result for result in results.values() if result.status in ("failed", "unusable")]
     assert bad
     assert all(result.message for result in bad)
