@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from mtlref.conformance.allowance import ROUNDINGS
-from mtlref.conformance.implementation import AdapterError, Answers, observed_names
+from mtlref.conformance.implementation import AdapterError, Answers, Implementation, observed_names
 from mtlref.conformance.live import LAYERS, LiveProblem
 from mtlref.conformance.problem import Case, Problem
 from mtlref.conformance.strategies import Kind as CaseKind
@@ -129,7 +129,7 @@ def asked(answers: Answers, plan: Plan) -> list[Case]:
     """Return the cases of the battery that the implementation answers, with numbers throughout."""
     found = []
     for kind in ("step",) if plan.live else answers.impl.kinds:
-        for case in battery(plan, answers.impl, kind, BATTERY[kind]):
+        for case in kept(plan, answers.impl, kind):
             try:
                 rows = answers.observe(case)
             except AdapterError:
@@ -137,6 +137,18 @@ def asked(answers: Answers, plan: Plan) -> list[Case]:
             if all(np.isfinite(value).all() for row in rows for value in row.values()):
                 found.append(case)
     return found
+
+
+KEPT: dict[tuple[str, str, str, CaseKind, bool], list[Case]] = {}
+"""The batteries that have been made: those of one declaration are the same."""
+
+
+def kept(plan: Plan, impl: Implementation, kind: CaseKind) -> list[Case]:
+    """Return the battery of what an implementation declares."""
+    key = (impl.method, impl.dtype, repr(sorted(impl.choices.items())), kind, plan.live)
+    if key not in KEPT:
+        KEPT[key] = battery(plan, impl, kind, BATTERY[kind])
+    return KEPT[key]
 
 
 def candidates(stem: str, plan: Plan, live: bool = False) -> Iterator[Candidate]:
