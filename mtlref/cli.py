@@ -61,7 +61,13 @@ def _audit_parser(command: argparse.ArgumentParser) -> None:
     command.add_argument("log", metavar="LOG")
     command.add_argument("--method", choices=list(METHODS), help="default: what the log's side file says")
     command.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="a setting of the method")
-    for kind, pattern in (("losses", "loss/*"), ("norms", "norm/*"), ("gram", "gram/*/*"), ("weights", "weight/*")):
+    for kind, pattern in (
+        ("losses", "loss/*"),
+        ("norms", "norm/*"),
+        ("gram", "gram/*/*"),
+        ("weights", "weight/*"),
+        ("draws", "draw/*/*"),
+    ):
         command.add_argument(f"--{kind}", metavar="PATTERN", help=f"the columns of the {kind}; default {pattern}")
     command.add_argument("--json", action="store_true", help="print the verdict as JSON")
     command.set_defaults(run=_audit)
@@ -102,6 +108,7 @@ def _audit(arguments: argparse.Namespace) -> int:
         norms=arguments.norms,
         gram=arguments.gram,
         weights=arguments.weights,
+        draws=arguments.draws,
     )
     verdict = judge(run.method, run.log)
     print(json.dumps(report.plain(run, verdict), indent=2) if arguments.json else report.text(run, verdict))

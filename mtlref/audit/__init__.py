@@ -8,6 +8,7 @@ verdict.passed, verdict.first, verdict.diagnosis
 from __future__ import annotations
 
 from mtlref.audit.readers import Log, read_log
+from mtlref.audit.recording import Recorder
 from mtlref.audit.run import Run, examples, read_run
 from mtlref.audit.verdict import Diagnosis, Explanation, Verdict, judge
 from mtlref.audit.writers import write_log
@@ -16,6 +17,7 @@ __all__ = [
     "Diagnosis",
     "Explanation",
     "Log",
+    "Recorder",
     "Run",
     "Verdict",
     "examples",

@@ -5,42 +5,40 @@ The user says what the columns are called by patterns in which a `*` stands for 
 1. The losses' pattern is matched against every column. What its `*` captures, in the file's order, are
    the tasks.
 2. The patterns of the norms and the weights must then find exactly these tasks, in any order; that of the
-   Gram matrix, which has two `*`, every pair of them, once or in both orders.
+   Gram matrix, which has two `*`, every pair of them, once or in both orders; that of the draws every task
+   with the positions 0, 1, 2 and so on.
 3. The numbers are put into arrays with a row a step and the tasks in the losses' order.
 
 A pattern that the user did not give has a default, and what it doesn't find is absent. A pattern that the
-user did give must find something. In an NPZ, arrays named `losses`, `norms`, `gram` and `weights` may hold
-all tasks at once, where no pattern is given; the tasks are then called 0, 1, 2 and so on.
-
-`read_settings` reads the side file that says which method and settings a run used.
+user did give must find something. In an NPZ, arrays named `losses`, `norms`, `gram`, `weights` and `draws` may
+hold all tasks at once, where no pattern is given; the tasks are then called 0, 1, 2 and so on.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mtlref.audit.tables import Table, broken, listed, open_file, parsed, quoted, read_table
+from mtlref.audit.spool import gathered, spans
+from mtlref.audit.tables import Table, broken, listed, quoted, read_table
 from mtlref.notation import Array, LogError
 
-DEFAULTS = {"losses": "loss/*", "norms": "norm/*", "gram": "gram/*/*", "weights": "weight/*"}
+DEFAULTS = {
+    "losses": "loss/*",
+    "norms": "norm/*",
+    "gram": "gram/*/*",
+    "weights": "weight/*",
+    "draws": "draw/*/*",
+}
 """The patterns that are used where the user gives none."""
 
 STEPS = ("step", "epoch")
 """The columns that number the rows, the first that there is."""
-
-SETTINGS = {"method": str, "settings": dict, "run": dict}
-"""What a side file may hold, and of which type."""
-
-SETTINGS_LIMIT = 1 << 24
-"""The largest side file, in bytes: 16 MiB."""
 
 LARGEST_STEP = 2.0**53
 """Up to here every whole number is a float64."""
@@ -73,7 +71,9 @@ class Log:
     `lines` are the rows' places in the file, counted from 1: line numbers, or entries in an NPZ. `norms`,
     `gram` and `weights` are None where the log has none. `unit` is the unit roundoff of what was logged: that
     of float32 if every loss, norm and weight is exactly a float32, else that of float64. `epochs` is the
-    column `epoch`, whether or not there is a column `step` as well, fractions and all; None without one.
+    column `epoch`, whether or not there is a column `step` as well, fractions and all; None without one. `draws`
+    (N, K, P) are a random method's draws, None if the log has none. `notes` say what of the file was not read.
+    A number that was not logged, or is not finite, is NaN or an infinity.
     """
 
     source: str
@@ -86,6 +86,8 @@ class Log:
     weights: Array | None
     unit: float
     epochs: Array | None
+    draws: Array | None = None
+    notes: tuple[str, ...] = ()
 
 
 def read_log(
@@ -95,13 +97,14 @@ def read_log(
     norms: str | None = None,
     gram: str | None = None,
     weights: str | None = None,
+    draws: str | None = None,
 ) -> Log:
     """Return the log at `path`, a .csv, .jsonl, .ndjson or .npz file. None is a pattern that was not given.
 
     Errors: LogError, whatever is wrong with the file or with the patterns.
     """
     source = os.fspath(path)
-    given = zip(DEFAULTS, (losses, norms, gram, weights), strict=True)
+    given = zip(DEFAULTS, (losses, norms, gram, weights, draws), strict=True)
     patterns = [pattern(source, kind, text) for kind, text in given]
     stacked = {p.kind for p in patterns if not p.given} if Path(source).suffix.lower() == ".npz" else set()
 
@@ -109,7 +112,7 @@ def read_log(
         return name in STEPS or name in stacked or any(p.regex.fullmatch(name) for p in patterns)
 
     table = read_table(path, wanted)
-    of_losses, of_norms, of_gram, of_weights = patterns
+    of_losses, of_norms, of_gram, of_weights, of_draws = patterns
     tasks = task_names(table, of_losses)
     loss_values = task_columns(table, of_losses, tasks)
     if loss_values is None:
@@ -120,7 +123,20 @@ def read_log(
     rows = np.arange(len(loss_values), dtype=np.int64) if counted is None else counted
     gram_values = gram_matrices(table, of_gram, tasks)
     unit = roundoff(loss_values, norm_values, weight_values)
-    return Log(source, tasks, rows, table.lines, loss_values, norm_values, gram_values, weight_values, unit, epochs)
+    return Log(
+        source,
+        tasks,
+        rows,
+        table.lines,
+        loss_values,
+        norm_values,
+        gram_values,
+        weight_values,
+        unit,
+        epochs,
+        orders(table, of_draws, tasks),
+        table.notes,
+    )
 
 
 # COLUMNS
@@ -128,7 +144,7 @@ def read_log(
 
 def pattern(source: str, kind: str, text: str | None) -> Pattern:
     """Return the pattern of one kind of columns, the default if `text` is None. Errors: LogError."""
-    stars = 2 if kind == "gram" else 1
+    stars = 2 if kind in ("gram", "draws") else 1
     used = DEFAULTS[kind] if text is None else text
     if used.count("*") != stars:
         message = f"the pattern for {kind} needs {stars} '*', for the task's name; it is {quoted(used)}"
@@ -156,7 +172,7 @@ def stack(table: Table, of: Pattern, axes: int) -> Array | None:
         message = f"has the array {quoted(of.kind)} and the columns {listed(single)} as well; give a pattern"
         raise broken(table.source, message, column=of.kind)
     if values.ndim != axes or 0 in values.shape:
-        shape = "(N, K)" if axes == 2 else "(N, K, K)"
+        shape = "(N, K)" if axes == 2 else "(N, K, P)" if of.kind == "draws" else "(N, K, K)"
         message = f"array {quoted(of.kind)} must have the shape {shape}; it is {values.shape}"
         raise broken(table.source, message, column=of.kind)
     return values
@@ -176,9 +192,10 @@ def task_columns(table: Table, of: Pattern, tasks: tuple[str, ...]) -> Array | N
     if not found:
         return None
     expected = [of.name(task) for task in tasks]
-    missing = [task for task, name in zip(tasks, expected, strict=True) if name not in found]
-    refuse(table, of, missing, [name for name in found if name not in expected])
-    return np.stack([column(table, name) for name in expected], axis=1)
+    there, known = set(found), set(expected)
+    missing = [task for task, name in zip(tasks, expected, strict=True) if name not in there]
+    refuse(table, of, missing, [name for name in found if name not in known])
+    return gathered([column(table, name) for name in expected])
 
 
 def gram_matrices(table: Table, of: Pattern, tasks: tuple[str, ...]) -> Array | None:
@@ -215,6 +232,25 @@ def gram_matrices(table: Table, of: Pattern, tasks: tuple[str, ...]) -> Array | 
     return gram
 
 
+def orders(table: Table, of: Pattern, tasks: tuple[str, ...]) -> Array | None:
+    """Return the draws as (N, K, P): row i is the order in which task i meets others; None if the log has none."""
+    stacked = stack(table, of, 3)
+    if stacked is not None:
+        return stacked
+    found = set(of.matches(table))
+    if not found and of.given:
+        raise nothing_matches(table, of)
+    if not found:
+        return None
+    P = len(found) // len(tasks)
+    expected = [of.name(task, str(position)) for task in tasks for position in range(P)]
+    known = set(expected)
+    refuse(table, of, [name for name in expected if name not in found], sorted(found - known))
+    if not P:
+        raise broken(table.source, f"the pattern for draws, {quoted(of.text)}, finds fewer columns than tasks")
+    return gathered([column(table, name) for name in expected]).reshape(-1, len(tasks), P)
+
+
 def column(table: Table, name: str) -> Array:
     """Return one column as (N,). Errors: LogError if an NPZ's array has more axes."""
     values = table.columns[name]
@@ -239,10 +275,14 @@ def whole_numbers(table: Table, name: str) -> NDArray[np.int64] | None:
 
 
 def roundoff(*logged: Array | None) -> float:
-    """Return 2^-24 if all that was logged are float32 values, else 2^-53."""
+    """Return 2^-24 if all finite numbers that were logged are float32 values, else 2^-53."""
     with np.errstate(all="ignore"):
-        single = all(np.array_equal(x.astype(np.float32), x) for x in logged if x is not None)
-    return 2.0**-24 if single else 2.0**-53
+        for values in logged:
+            for span in spans(0 if values is None else len(values)):
+                block = np.asarray(values[span])  # type: ignore[index]
+                if not np.array_equal(block.astype(np.float32), block, equal_nan=True):
+                    return 2.0**-53
+    return 2.0**-24
 
 
 # REFUSALS
@@ -271,56 +311,3 @@ def refuse_asymmetry(table: Table, one: Array, other: Array, what: str) -> None:
         values = f"{float(one[at])!r} and {float(other[at])!r}"
         where = f"{table.place} {table.lines[at[0]]}"
         raise broken(table.source, f"{where}: {what} must be symmetric, and {values} differ", column="gram")
-
-
-# THE SIDE FILE
-
-
-def side_file(path: str | os.PathLike[str]) -> str:
-    """Return where the settings of the log at `path` stand: the same name, ending in .json."""
-    return os.path.splitext(os.fspath(path))[0] + ".json"
-
-
-def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what the side file of the log at `path` holds, {} if there is none. Errors: LogError.
-
-    A JSON object with none of a side file's keys belongs to somebody else, and is left alone.
-    """
-    source = side_file(path)
-    if not os.path.lexists(source):
-        return {}
-    try:
-        with open_file(source) as file:
-            content = file.read(SETTINGS_LIMIT + 1)
-    except OSError as error:
-        raise broken(source, f"cannot be read: {error.strerror or error}") from error
-    if len(content) > SETTINGS_LIMIT:
-        raise broken(source, f"is longer than {SETTINGS_LIMIT} bytes")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise broken(source, f"is not UTF-8 at byte {error.start + 1}") from error
-    document = parsed(source, text, "the side file")
-    if isinstance(document, dict) and not SETTINGS.keys() & document.keys():
-        return {}
-    return checked_settings(source, document)
-
-
-def checked_settings(source: str, document: object) -> dict[str, Any]:
-    """Return `document` if it is what a side file may hold. Errors: LogError."""
-    if not isinstance(document, dict):
-        raise broken(source, "is not a JSON object", value=document)
-    for key, value in document.items():
-        if key not in SETTINGS:
-            raise broken(source, f"has the unknown key {quoted(key)}; known are {listed(list(SETTINGS))}", column=key)
-        if not isinstance(value, SETTINGS[key]):
-            kind = "text" if SETTINGS[key] is str else "an object"
-            raise broken(source, f"key {quoted(key)} must be {kind}; it is {quoted(value)}", column=key, value=value)
-    pending: list[object] = [document]
-    while pending:
-        value = pending.pop()
-        if isinstance(value, float) and not math.isfinite(value):
-            raise broken(source, f"holds {value}, which is not a finite number", value=value)
-        if isinstance(value, dict | list):
-            pending.extend(value.values() if isinstance(value, dict) else value)
-    return document

@@ -92,7 +92,7 @@ def taken(method: Method, log: Log, row: int, state: State) -> Step:
     """
     try:
         state = method.resumed(state, logged_weights(log)[row]) if method.lagged else state
-        return stepped(method, state, log.losses[row], gradients(log, row))
+        return stepped(method, state, log.losses[row], gradients(log, row), drawn(log, row))
     except MtlrefError as error:
         raise type(error)(
             f"{log.source}, {method.cadence} {log.rows[row]}: {error}",
@@ -103,9 +103,15 @@ def taken(method: Method, log: Log, row: int, state: State) -> Step:
         ) from error
 
 
-def stepped(method: Method, state: State, losses: Array, jacobian: Array | None) -> Step:
-    """Return the method's step; for two tasks, where there is one draw only, with that draw."""
-    draw = method.sample(np.random.default_rng(0), len(losses))
+def drawn(log: Log, row: int) -> Array | None:
+    """Return the row's draw, None if the log has none."""
+    return None if log.draws is None else log.draws[row]
+
+
+def stepped(method: Method, state: State, losses: Array, jacobian: Array | None, draw: Array | None) -> Step:
+    """Return the method's step with `draw`; a random method without one has two tasks, and there is one draw only."""
+    only = method.sample(np.random.default_rng(0), len(losses))
+    draw = None if only is None else only if draw is None else draw
     return method.step(state, losses, jacobian, **({} if draw is None else {"draw": draw}))
 
 
@@ -141,7 +147,8 @@ def spread(method: Method, log: Log, row: int, state: State, expected: Array) ->
                 moved[name][task] *= 1 + sign * ROUNDINGS * log.unit
                 before = method.resumed(state, moved["w"]) if method.lagged else state
                 try:
-                    out = stepped(method, before, moved["L"], None if J is None else moved["n"][:, None] * J)
+                    moved_J = None if J is None else moved["n"][:, None] * J
+                    out = stepped(method, before, moved["L"], moved_J, drawn(log, row))
                 except MtlrefError:
                     continue
                 changes.append(np.abs(in_question(method, out) - expected))
@@ -159,7 +166,7 @@ def free_run(method: Method, log: Log) -> Array:
     free = []
     for row in range(len(log.rows)):
         try:
-            out = stepped(method, state, log.losses[row], gradients(log, row))
+            out = stepped(method, state, log.losses[row], gradients(log, row), drawn(log, row))
         except MtlrefError:
             if method.lagged:
                 free.append(weights_of(state))

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from mtlref.audit.readers import Log, read_log, read_settings
+from mtlref.audit.readers import Log, read_log
+from mtlref.audit.side import read_settings
 from mtlref.contract import Method
 from mtlref.methods import METHODS
 from mtlref.notation import LogError
@@ -65,13 +66,14 @@ def read_run(
     norms: str | None = None,
     gram: str | None = None,
     weights: str | None = None,
+    draws: str | None = None,
 ) -> Run:
     """Return the run in the log `source`, judged by `method` with `settings`.
 
     Errors: LogError if the log cannot be read or lacks what the method reads, DomainError for the settings.
     """
     path = located(source)
-    log = replace(read_log(path, losses=losses, norms=norms, gram=gram, weights=weights), source=source)
+    log = replace(read_log(path, losses=losses, norms=norms, gram=gram, weights=weights, draws=draws), source=source)
     side = read_settings(path)
     stem = method or side.get("method")
     if stem is None:
@@ -93,8 +95,14 @@ def readable(log: Log, method: Method) -> Log:
     for kind, held in (("norms", log.norms), ("gram", log.gram)):
         if method.reads == kind and held is None:
             raise LogError(f"{log.source}: {method.title} reads {kind} (--{kind} PATTERN); the log holds none")
-    if len(log.tasks) > 2 and method.sample(np.random.default_rng(0), len(log.tasks)) is not None:
-        raise LogError(f"{log.source}: {method.title} draws at random, and the log does not hold its draws")
+    if (
+        log.draws is None
+        and len(log.tasks) > 2
+        and method.sample(np.random.default_rng(0), len(log.tasks)) is not None
+    ):
+        raise LogError(
+            f"{log.source}: {method.title} draws at random, and the log does not hold its draws (--draws PATTERN)"
+        )
     return by_epoch(log) if method.cadence == "epoch" and log.epochs is not None else log
 
 

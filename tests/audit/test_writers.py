@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtlref.audit import tables
-from mtlref.audit.readers import read_log, read_settings
+from mtlref.audit import spool
+from mtlref.audit.readers import read_log
+from mtlref.audit.side import read_settings
 from mtlref.audit.writers import write_log
 from mtlref.notation import DomainError, LogError, ShapeError
 
@@ -88,7 +89,7 @@ def test_an_npz_reads_back_bit_for_bit(values):
 
 
 def test_more_rows_than_a_block_keep_their_lines(tmp_path):
-    count = 2 * tables.BLOCK + 3
+    count = 2 * spool.BLOCK + 3
     write_log(tmp_path / "run.csv", {"loss/a": np.arange(count) / 7})
     log = read_log(tmp_path / "run.csv")
     assert log.lines.tolist() == list(range(2, count + 2))
