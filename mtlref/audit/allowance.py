@@ -36,6 +36,10 @@ KINK = 100
 """A row whose allowance exceeds this many times the plain rounding of the answer lies at a kink."""
 
 
+SAMPLES, SAFETY = 12, 4
+"""How often logged inner products are moved, and the factor on the largest change: the worst is not among them."""
+
+
 def plain(log: Log, expected: Array) -> Array:
     """Return the plain allowances of answers (n, K): of the largest entry's size, for a sum's rounding spreads."""
     sizes = np.max(np.abs(expected), axis=-1, keepdims=True)
@@ -101,7 +105,7 @@ def of_one(replay: Replay, row: int, before: State, expected: Array) -> Array:
     log, total = replay.log, np.zeros(len(expected))
     kinds = columns_of(log, row)
     if log.gram is not None:
-        kinds["n"] = np.ones(len(expected)), np.full(len(expected), log.precision["norms"].relative)
+        kinds["n"] = np.ones(len(expected)), np.full(len(expected), log.precision["gram"].relative)
     for name, (_, off) in kinds.items():
         if name == "w" and not replay.method.lagged:
             continue
@@ -114,7 +118,33 @@ def of_one(replay: Replay, row: int, before: State, expected: Array) -> Array:
                 changed = answer(replay, row, before, moved)
                 largest = largest if changed is None else np.maximum(largest, np.abs(changed - expected))
             total += largest * (2 if name == "L" else 1)
-    return total
+    return total if log.gram is None else total + gram_spread(replay, row, before, expected)
+
+
+def gram_spread(replay: Replay, row: int, before: State, expected: Array) -> Array:
+    """Return how far the rounding of logged inner products moves the answer, (K,): `SAFETY` times the most seen.
+
+    A method that solves a system in them errs with the largest, so each is moved by that share of the largest, up or
+    down at random, `SAMPLES` times.
+    """
+    log, method, J = replay.log, replay.method, gradients(replay.log, row)
+    assert J is not None
+    rng, K = np.random.default_rng(0), len(J)
+    state = method.resumed(before, logged_weights(log)[row]) if method.lagged else before
+    lengths = np.sqrt(np.einsum("kd,kd->k", J, J))
+    unit = J / np.where(lengths > 0, lengths, 1.0)[:, None]
+    known, longest = log.precision["gram"], np.max(lengths)
+    off = known.relative * longest + (known.absolute / longest if longest > 0 else 0.0)
+    widest = np.zeros(K)
+    for _ in range(SAMPLES):
+        signs = np.triu(rng.choice((-1.0, 1.0), (K, K)))
+        moved = J + off * K * (signs + np.triu(signs, 1).T) @ unit / 2
+        try:
+            out = stepped(method, state, log.losses[row], moved, drawn(log, row))
+        except MtlrefError:
+            continue
+        widest = np.maximum(widest, np.abs(in_question(method, out) - expected))
+    return SAFETY * widest
 
 
 def answer(replay: Replay, row: int, before: State, moved: dict[str, Array]) -> Array | None:
