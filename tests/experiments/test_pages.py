@@ -1,0 +1,86 @@
+"""The pages quote what the committed results hold, and the results are what the runs in them say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mtlref.experiments.command import NAMES, experiment_of, text
+from mtlref.experiments.study import Run
+
+PAGES = Path(__file__).parent.parent.parent / "derivations" / "experiments"
+
+DONE = [name for name in NAMES if (PAGES / f"{name}.json").exists()]
+"""The experiments whose results are committed; the other pages say that theirs are still to come."""
+
+
+def test_a_page_without_a_result_says_so():
+    assert "gradnorm-toy" in DONE
+    for name in NAMES:
+        page = (PAGES / f"{name}.md").read_text(encoding="utf-8")
+        assert ("no verdict" in page) == (name not in DONE)
+
+
+def result(name):
+    return json.loads((PAGES / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", DONE)
+def test_a_page_shows_its_result_and_its_figure(name):
+    page = (PAGES / f"{name}.md").read_text(encoding="utf-8")
+    assert f"```text\n{text(result(name))}\n```" in page
+    assert f"`mtlref reproduce {name}`" in page
+    verdict = page.split("## Verdict\n\n")[1]
+    assert verdict.startswith(f"**{result(name)['verdict'].capitalize()}.**")
+    figure = PAGES / f"{name}.{experiment_of(name).formats}"
+    assert f"({figure.name})" in page
+    assert 5_000 < figure.stat().st_size < 400_000
+
+
+@pytest.mark.parametrize("name", DONE)
+def test_the_result_is_that_of_the_default_settings_and_seeds(name):
+    cls, found = experiment_of(name), result(name)
+    assert found["settings"] == cls().plain()
+    assert found["seeds"] >= 3
+    assert found["command"] == f"mtlref reproduce {name} --seeds {found['seeds']}"
+    assert [(run["arm"], run["seed"]) for run in found["runs"]] == [
+        (arm, seed) for arm in cls().arms for seed in range(found["seeds"])
+    ]
+
+
+@pytest.mark.parametrize("name", DONE)
+def test_the_table_is_what_the_runs_say(name):
+    found = result(name)
+    checked = 0
+    for row in found["table"]:
+        for metric, cell in row.items():
+            runs = [run[metric] for run in found["runs"] if run["arm"] == row["arm"] and metric in run]
+            if isinstance(cell, dict) and runs:
+                low, high = stats.t.interval(0.95, len(runs) - 1, loc=np.mean(runs), scale=stats.sem(runs) or 1e-300)
+                np.testing.assert_allclose(
+                    [cell["mean"], cell["low"], cell["high"]], [np.mean(runs), low, high], rtol=1e-9
+                )
+                checked += 1
+            if name == "landscape-2d" and metric in ("x1", "x2", "L1", "L2"):
+                (run,) = (run for run in found["runs"] if run["arm"] == row["arm"])
+                place = 1 + [other["start"] for other in found["table"]].index(row["start"])
+                assert cell == run[f"start {place} {metric}"]
+                checked += 1
+    assert checked >= len(found["table"])
+
+
+@pytest.mark.parametrize("name", DONE)
+def test_claims_and_verdict_follow_from_the_runs(name):
+    found = result(name)
+    runs = [
+        Run(run["arm"], run["seed"], {k: v for k, v in run.items() if k not in ("arm", "seed")}, {})
+        for run in found["runs"]
+    ]
+    summary = experiment_of(name)().summary(runs)
+    assert summary.verdict == found["verdict"]
+    for claim, written in zip(summary.claims, found["claims"], strict=True):
+        assert (claim.says, claim.holds, claim.evidence) == (written["says"], written["holds"], written["evidence"])
