@@ -120,7 +120,7 @@ def _audit(arguments: argparse.Namespace) -> int:
         weights=arguments.weights,
         draws=arguments.draws,
     )
-    verdict = judge(run.method, run.log)
+    verdict = judge(run.method, run.log, progress=None)
     print(json.dumps(report.plain(run, verdict), indent=2) if arguments.json else report.text(run, verdict))
     return AGREES if verdict.passed else DEPARTS
 

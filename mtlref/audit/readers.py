@@ -18,13 +18,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mtlref.audit.spool import gathered, spans
+from mtlref.audit.precision import Precision, precision, unit_of
+from mtlref.audit.spool import gathered
 from mtlref.audit.tables import Table, broken, listed, quoted, read_table
 from mtlref.notation import Array, LogError
 
@@ -70,7 +72,8 @@ class Log:
     `rows` are the steps' or epochs' numbers, from a column `step` or `epoch` if there is one, else 0 to N-1.
     `lines` are the rows' places in the file, counted from 1: line numbers, or entries in an NPZ. `norms`,
     `gram` and `weights` are None where the log has none. `unit` is the unit roundoff of what was logged: that
-    of float32 if every loss, norm and weight is exactly a float32, else that of float64. `epochs` is the
+    of float32 if every loss, norm and weight is exactly a float32, else that of float64; `precision` what the losses,
+    norms and weights may be off by. `epochs` is the
     column `epoch`, whether or not there is a column `step` as well, fractions and all; None without one. `draws`
     (N, K, P) are a random method's draws, None if the log has none. `notes` say what of the file was not read.
     A number that was not logged, or is not finite, is NaN or an infinity.
@@ -85,6 +88,7 @@ class Log:
     gram: Array | None
     weights: Array | None
     unit: float
+    precision: Mapping[str, Precision]
     epochs: Array | None
     draws: Array | None = None
     notes: tuple[str, ...] = ()
@@ -122,7 +126,9 @@ def read_log(
     counted = whole_numbers(table, next((name for name in STEPS if name in table.columns), STEPS[0]))
     rows = np.arange(len(loss_values), dtype=np.int64) if counted is None else counted
     gram_values = gram_matrices(table, of_gram, tasks)
-    unit = roundoff(loss_values, norm_values, weight_values)
+    unit = unit_of(loss_values, norm_values, weight_values)
+    kinds = {"losses": loss_values, "norms": norm_values, "weights": weight_values}
+    known = {kind: precision(loss_values[:0] if values is None else values, unit) for kind, values in kinds.items()}
     return Log(
         source,
         tasks,
@@ -133,6 +139,7 @@ def read_log(
         gram_values,
         weight_values,
         unit,
+        known,
         epochs,
         orders(table, of_draws, tasks),
         table.notes,
@@ -272,17 +279,6 @@ def whole_numbers(table: Table, name: str) -> NDArray[np.int64] | None:
         message = f"{where}: {float(values[row])!r} is not a whole number up to 2^53"
         raise broken(table.source, message, column=name, value=float(values[row]))
     return values.astype(np.int64)
-
-
-def roundoff(*logged: Array | None) -> float:
-    """Return 2^-24 if all finite numbers that were logged are float32 values, else 2^-53."""
-    with np.errstate(all="ignore"):
-        for values in logged:
-            for span in spans(0 if values is None else len(values)):
-                block = np.asarray(values[span])  # type: ignore[index]
-                if not np.array_equal(block.astype(np.float32), block, equal_nan=True):
-                    return 2.0**-53
-    return 2.0**-24
 
 
 # REFUSALS

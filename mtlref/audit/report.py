@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from mtlref.audit.replay import ROUNDINGS, Transition
+from mtlref.audit.compare import Transition
+from mtlref.audit.precision import ROUNDINGS
+from mtlref.audit.readers import Log
 from mtlref.audit.run import Run
 from mtlref.audit.verdict import FEWEST, Diagnosis, Explanation, Verdict
 from mtlref.notation import Array
@@ -43,8 +45,17 @@ def _header(run: Run) -> Iterator[str]:
     yield f"  {'method:':<11} {described(run.method)}"
     if run.assumed:
         yield f"  {'':<11} not given, so taken at the default: {', '.join(run.assumed)}"
-    unit = "float32" if log.unit > 1e-12 else "float64"
-    yield f"  {'log:':<11} {len(log.rows)} rows, tasks {', '.join(log.tasks)}; logged in {unit}"
+    yield f"  {'log:':<11} {len(log.rows)} rows, tasks {', '.join(log.tasks)}; logged in {_precision(log)}"
+    for note in log.notes:
+        yield f"  {'':<11} {note}"
+
+
+def _precision(log: Log) -> str:
+    """Return in what the numbers were logged: one word, or one a kind where the kinds differ."""
+    held = (("losses", log.losses), ("norms", log.norms), ("weights", log.weights))
+    words = {kind: log.precision[kind].words for kind, values in held if values is not None}
+    one = set(words.values())
+    return one.pop() if len(one) == 1 else ", ".join(f"{kind} to {word}" for kind, word in words.items())
 
 
 def _outcome(run: Run, verdict: Verdict) -> Iterator[str]:
@@ -52,7 +63,7 @@ def _outcome(run: Run, verdict: Verdict) -> Iterator[str]:
     if verdict.first is None:
         yield f"PASSED: the weights follow {run.method.title} at every one of {verdict.steps} steps."
         yield f"  largest error    {verdict.worst.error:.2e} (allowed {_allowed(verdict.worst):.2e})"
-        yield f"  from the start   {verdict.apart:.2e} at most from a replay that is never corrected"
+        yield from _whole_run(run, verdict)
         return
     first, tag = verdict.first, _tag(run, verdict.first)
     yield f"FAILED: the weights leave {run.method.title} at {verdict.departures} of {verdict.steps} steps."
@@ -61,15 +72,28 @@ def _outcome(run: Run, verdict: Verdict) -> Iterator[str]:
     yield f"  expected         {_numbers(first.expected)}"
     yield f"  error            {first.error:.2e} (allowed {_allowed(first):.2e})"
     last = len(run.log.rows) - 1
-    at = "at the end" if verdict.end_row == last else f"at {run.method.cadence} {run.log.rows[verdict.end_row]}"
-    yield f"  {at:<17}{_numbers(verdict.end)} by the method on the same losses and norms;"
-    yield f"                   {_numbers(_weights(run)[verdict.end_row])} in the run"
-    if verdict.end_row < last:
+    end, end_row = verdict.run.end, verdict.run.end_row
+    at = "at the end" if end_row == last else f"at {run.method.cadence} {run.log.rows[end_row]}"
+    yield f"  {at:<17}{_numbers(end)} by the method on the same losses and norms;"
+    yield f"                   {_numbers(_weights(run)[end_row])} in the run"
+    if end_row < last:
         yield "                   beyond it the method itself cannot be evaluated on these losses and norms"
     yield ""
     assert verdict.diagnosis is not None
     yield from _diagnosis(verdict.diagnosis)
     yield f"Derivation: derivations/{run.method.stem}.md"
+
+
+def _whole_run(run: Run, verdict: Verdict) -> Iterator[str]:
+    """Say whether the whole run follows from its start."""
+    free, allowed = verdict.run, f"(allowed {verdict.run.allowed:.2e})"
+    if free.follows:
+        yield f"  from the start   {free.apart:.2e} at most from a replay that is never corrected {allowed}"
+        return
+    yield "FAILED: the whole run does not follow from its start, though each step follows from the one before."
+    yield f"  from the start   {free.apart:.2e} from a replay that is never corrected"
+    at = f"{run.method.cadence} {run.log.rows[free.first]}"
+    yield f"                   {allowed}, beyond its allowance from {at} on: steps that are each within theirs add up"
 
 
 def _diagnosis(diagnosis: Diagnosis) -> Iterator[str]:
@@ -102,6 +126,9 @@ def _limits(run: Run, verdict: Verdict) -> Iterator[str]:
     if verdict.kinks:
         at = "step lies" if verdict.kinks == 1 else "steps lie"
         yield f"Undecided: {verdict.kinks} {at} so near a kink that the logged digits allow either outcome."
+    if verdict.unjudged:
+        rows = "step lacks" if verdict.unjudged == 1 else "steps lack"
+        yield f"Not decided: {verdict.unjudged} {rows} a finite number, or hang on one that the log does not hold."
     if verdict.open_defects:
         names = ", ".join(f"{defect.name} [{defect.equation}]" for defect in verdict.open_defects)
         yield f"Not ruled out by this log: {names}."
@@ -121,15 +148,23 @@ def plain(run: Run, verdict: Verdict) -> Mapping[str, object]:
         "passed": verdict.passed,
         "steps": verdict.steps,
         "undecided": verdict.kinks,
+        "unjudged": verdict.unjudged,
+        "notes": list(run.log.notes),
         "departures": verdict.departures,
         "roundings": ROUNDINGS,
         "first": None if verdict.first is None else _transition(run, verdict.first),
         "worst": _transition(run, verdict.worst),
         "end": {
-            "step": int(run.log.rows[verdict.end_row]),
-            "expected": verdict.end.tolist(),
-            "got": _weights(run)[verdict.end_row].tolist(),
-            "apart": verdict.apart,
+            "step": int(run.log.rows[verdict.run.end_row]),
+            "expected": verdict.run.end.tolist(),
+            "got": _weights(run)[verdict.run.end_row].tolist(),
+            "apart": verdict.run.apart,
+        },
+        "whole_run": {
+            "follows": verdict.run.follows,
+            "apart": verdict.run.apart,
+            "allowed": verdict.run.allowed,
+            "first": None if verdict.run.first is None else int(run.log.rows[verdict.run.first]),
         },
         "diagnosis": None
         if diagnosis is None

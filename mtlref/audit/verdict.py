@@ -14,14 +14,20 @@ from typing import Literal
 
 import numpy as np
 
+from mtlref.audit.compare import Tally, Transition, compared
+from mtlref.audit.drift import FreeRun, free_run
 from mtlref.audit.readers import Log
-from mtlref.audit.replay import Transition, free_run, logged_weights, transitions
+from mtlref.audit.spool import BLOCK
 from mtlref.contract import Method
 from mtlref.defects import DEFECTS, Defect, combinations, compatible, variant
-from mtlref.notation import Array, MtlrefError
+from mtlref.notation import LogError, MtlrefError
+from mtlref.progress import track
 
 FEWEST = 8
 """Steps that must stand behind a diagnosis: with fewer, wrong variants are told apart by luck."""
+
+LONG = 200_000
+"""How many rows a log has for which progress is shown."""
 
 Kind = Literal["identical", "ambiguous", "too short", "unknown"]
 
@@ -53,47 +59,51 @@ class Diagnosis:
 class Verdict:
     """What the replay of one log shows.
 
-    `steps` judged, of which `kinks` decide nothing; `first` departure and `worst` transition; `departures` counted;
-    `end` the free run's last weights (K,), at `end_row`, and `apart` its largest distance from the log;
-    `diagnosis` None when the run agrees; `open_defects`: single defects that the log cannot rule out, beside what
-    explains it.
+    `steps` judged, of which `kinks` decide nothing; `unjudged` steps on rows that lack a number or hang on one;
+    `first` departure and `worst` transition; `departures` counted; `run` the whole run against a replay from its
+    start; `diagnosis` None when the run agrees; `open_defects`: single defects that the log cannot rule out, beside
+    what explains it.
     """
 
     steps: int
     kinks: int
+    unjudged: int
     departures: int
     first: Transition | None
     worst: Transition
-    end: Array
-    end_row: int
-    apart: float
+    run: FreeRun
     diagnosis: Diagnosis | None
     open_defects: tuple[Defect, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether every judged step agrees."""
-        return self.first is None
+        """Whether every judged step agrees, and the whole run with them."""
+        return self.first is None and self.run.follows
 
 
-def judge(method: Method, log: Log) -> Verdict:
+def judge(method: Method, log: Log, progress: bool | None = False) -> Verdict:
     """Return the verdict on a log that holds what `method` reads.
 
+    `progress`: whether a bar is shown, None: where standard error is a terminal and the log is long.
     Errors: MtlrefError, with the step, where the log leaves the method's domain.
     """
-    compared = list(transitions(method, log))
-    off = [t for t in compared if not t.agrees]
+    tally = Tally(method.lagged)
+    shown = (len(log.rows) >= LONG and None) if progress is None else progress
+    for block in track(compared(method, log), len(log.rows) // BLOCK + 1, "rows", shown):
+        tally.add(block)
+    if tally.worst is None:
+        message = f"{log.source}: no row of the log can be judged: a number is missing or not finite in each"
+        raise LogError(message, argument="log")
     free = free_run(method, log)
-    diagnosis = diagnose(method, log) if off else None
+    diagnosis = diagnose(method, log) if tally.departures else None
     return Verdict(
-        steps=len(compared) - method.lagged,
-        kinks=sum(t.kink for t in compared),
-        departures=len(off),
-        first=off[0] if off else None,
-        worst=max(compared, key=lambda t: t.error - float(np.max(t.allowance))),
-        end=free[-1],
-        end_row=len(free) - 1,
-        apart=float(np.max(np.abs(free - logged_weights(log)[: len(free)]))),
+        steps=tally.steps,
+        kinks=tally.kinks,
+        unjudged=len(log.rows) - method.lagged - tally.steps,
+        departures=tally.departures,
+        first=tally.first,
+        worst=tally.worst,
+        run=free,
         diagnosis=diagnosis,
         open_defects=open_defects(method, log, diagnosis),
     )
@@ -113,7 +123,8 @@ def open_defects(method: Method, log: Log, diagnosis: Diagnosis | None) -> tuple
 
 def begins(method: Method, log: Log, defects: tuple[Defect, ...]) -> bool:
     """Return whether the log starts with the weights of the method with `defects`, or of a step of it."""
-    return next(transitions(variant(method, *defects), log)).agrees
+    first = next(compared(variant(method, *defects), log))
+    return not len(first.rows) or first[0].agrees
 
 
 def diagnose(method: Method, log: Log) -> Diagnosis:
@@ -146,14 +157,14 @@ def explains(method: Method, log: Log, defects: tuple[Defect, ...]) -> Explanati
     largest, allowance, steps = 0.0, 0.0, 0
     try:
         with np.errstate(all="ignore"):  # a defect may divide by 0; what comes of it agrees with no log
-            for transition in transitions(wrong, log):
-                if transition.row == 0 and method.lagged:
+            for block in compared(wrong, log, one_is_enough=True):
+                if not len(block.rows) or (block.rows[0] == 0 and method.lagged):
                     continue
-                if not transition.agrees:
+                if not block.agrees.all():
                     return None
-                largest = max(largest, transition.error)
-                allowance = max(allowance, float(np.max(transition.allowance)))
-                steps += not transition.kink
+                largest = max(largest, float(np.max(np.abs(block.got - block.expected))))
+                allowance = max(allowance, float(np.max(block.allowance)))
+                steps += int(np.sum(~block.kinks))
     except MtlrefError:
         return None
     return Explanation(defects, largest, allowance, steps)
