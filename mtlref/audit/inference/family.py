@@ -14,7 +14,7 @@ from mtlref.methods import METHODS
 from mtlref.notation import Array
 from mtlref.settings import hyper_parameters
 
-SEARCHED = 2048
+SEARCHED = 1024
 """How many rows, from the first, settings are searched on. What is found is judged on all rows."""
 
 Span = tuple[float, float]

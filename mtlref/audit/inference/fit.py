@@ -103,7 +103,9 @@ def infer(stem: str, log: Log, given: Mapping[str, Any] | None = None) -> Infere
     search = _Search(stem, small, given)
     fits = search.fits()
     if fits:
-        return Inference(stem, "recovered" if len(fits) == 1 else "ambiguous", fits, len(small.rows), search.tried)
+        anything = any(np.isinf(high) for _, high in fits[0].spans.values())
+        kind = "ambiguous" if anything or len(fits) > 1 else "recovered"
+        return Inference(stem, kind, fits, len(small.rows), search.tried)
     kind, best = search.without()
     return Inference(stem, kind, (best,), len(small.rows), search.tried)
 

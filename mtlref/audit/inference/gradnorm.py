@@ -66,7 +66,7 @@ def gradnorm(log: Log, given: Mapping[str, Any]) -> Iterator[Family]:
     """Yield the strengths, optimisers and rates that give the logged steps."""
     data = measured(log)
     if data is None:
-        yield Family()
+        yield Family(spans={name: (0.0, math.inf) for name in ("alpha", "lr") if name not in given})
         return
     low, high = (-WIDEST, WIDEST) if "alpha" not in given else (given["alpha"], given["alpha"])
     for choice, rate in choices(given):
@@ -92,14 +92,16 @@ def families(
         inside = [b for b in found if low <= b.low and b.high <= high]
         estimate = rate_of(data, inside) if rate is None else None
         numbers = {} if estimate is None else {"lr": estimate}
+        spans = {"lr": (0.0, math.inf)} if rate is None and estimate is None else {}
         if "alpha" in given:
-            yield Family(chosen, numbers)
+            yield Family(chosen, numbers, spans)
             continue
         if high >= 0:
-            yield Family(chosen, numbers, {"alpha": (max(low, 0.0), math.inf if high >= WIDEST else high)})
+            ends = max(low, 0.0), math.inf if high >= WIDEST else high
+            yield Family(chosen, numbers, {**spans, "alpha": ends})
         if low < 0:
-            ends = (max(-high, 0.0), math.inf if low <= -WIDEST else -low)
-            yield Family(chosen, numbers, {"alpha": ends}, defect="InvertedRate")
+            ends = max(-high, 0.0), math.inf if low <= -WIDEST else -low
+            yield Family(chosen, numbers, {**spans, "alpha": ends}, defect="InvertedRate")
 
 
 def measured(log: Log) -> Measured | None:
@@ -167,7 +169,8 @@ def parts(data: Measured, t: int, low: float, high: float) -> Iterator[tuple[flo
     cuts = sorted(zip(at[inside].tolist(), wide[inside].tolist(), strict=True))
     begin = [low, *(c - d for c, d in cuts)]
     end = [*(c + d for c, d in cuts), high]
-    middles = [low - 1.0, *(c for c, _ in cuts), high + 1.0]
+    first, last = (cuts[0], cuts[-1]) if cuts else ((high, 0.0), (low, 0.0))
+    middles = [min(low, first[0] - first[1]), *(c for c, _ in cuts), max(high, last[0] + last[1])]
     for i, (a, b) in enumerate(zip(begin, end, strict=True)):
         middle = (middles[i] + middles[i + 1]) / 2
         sign = np.where(flat, np.sign(lift), np.sign(lift - middle * np.where(flat, 0.0, lag)))

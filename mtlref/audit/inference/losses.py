@@ -22,8 +22,14 @@ from mtlref.audit.readers import Log
 from mtlref.audit.replay import logged_weights
 from mtlref.notation import Array
 
-DECAYS, ZOOMS, SEEN = 33, 14, 256
-"""How many decays are tried side by side, how often the search closes in, and on how many rows."""
+DECAYS, ZOOMS, SEEN = 33, 18, 256
+"""How many decays are tried side by side, how often the search closes in at most, and on how many rows."""
+
+FIRST, GAIN = 5, 0.9
+"""After how many times the search ends where the distance no longer falls to this share."""
+
+FAR = 32.0
+"""How many times its allowance the weights' mean distance may be for a decay to be proposed."""
 
 
 # DWA
@@ -94,20 +100,33 @@ def nearest_decay(log: Log, lagged: bool, ratios: bool) -> Estimate | None:
     L, w = L[:count], w[:count]
     if count < 3 or np.any(L <= 0):
         return None
-    low, high = -5.0, -0.01
-    for _ in range(ZOOMS):
-        exponents = np.linspace(low, high, DECAYS)
-        distance = np.sum((weights_by_decay(L, 1 - 10.0**exponents, lagged, ratios) - w[:, None]) ** 2, axis=(0, 2))
-        if not np.isfinite(distance).any():
-            return None
-        at, gap = int(np.nanargmin(distance)), (high - low) / (DECAYS - 1)
-        low, high = max(exponents[at] - 2 * gap, -5.0), min(exponents[at] + 2 * gap, -0.001)
-    decay = float(1 - 10.0 ** exponents[at])
+    found = closed_in(L, w, lagged, ratios)
+    if found is None or found[1] > FAR * float(np.max(off(log, "weights", w))):
+        return None
+    decay = found[0]
     nudge = 1e-6 * (1 - decay)
     pair = weights_by_decay(L, np.array([decay - nudge, decay + nudge]), lagged, ratios)
     turn = np.abs(pair[:, 1] - pair[:, 0]) / (2 * nudge)
     tightest = float(np.max(turn / off(log, "weights", w)))
     return Estimate(decay, 1 / tightest) if tightest > 0 else None
+
+
+def closed_in(L: Array, w: Array, lagged: bool, ratios: bool) -> tuple[float, float] | None:
+    """Return the decay whose weights are nearest to w, and their root mean square distance; None without any."""
+    low, high, before, decay = -5.0, -0.01, np.inf, 0.0
+    for zoom in range(ZOOMS):
+        exponents = np.linspace(low, high, DECAYS)
+        with np.errstate(all="ignore"):
+            weights = weights_by_decay(L, 1 - 10.0**exponents, lagged, ratios)
+            distance = np.mean((weights - w[:, None]) ** 2, axis=(0, 2))
+        if not np.isfinite(distance).any():
+            return None
+        at, gap = int(np.nanargmin(distance)), (high - low) / (DECAYS - 1)
+        if zoom >= FIRST and distance[at] >= GAIN * before:
+            break
+        decay, before = float(1 - 10.0 ** exponents[at]), float(distance[at])
+        low, high = max(exponents[at] - 2 * gap, -5.0), min(exponents[at] + 2 * gap, -0.001)
+    return decay, float(np.sqrt(before))
 
 
 def weights_by_decay(L: Array, decay: Array, lagged: bool, ratios: bool) -> Array:

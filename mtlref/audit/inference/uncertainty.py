@@ -26,6 +26,9 @@ from mtlref.notation import Array
 LOOSE = 8.0
 """How many times its own allowance a row may be off for a reading to be looked at: the replay has the last word."""
 
+QUICK = 40
+"""On how many steps a reading is looked at first: a wrong one seldom gets further."""
+
 MOST = 24
 """How many combinations of the tasks' readings are looked at for one optimiser."""
 
@@ -107,13 +110,20 @@ def readings_of(track: Track, task: int, choice: Choice | None, given: Mapping[s
             continue
         tried = [int(dimensions)] if dimensions is not None else [1] if "dimensions" in given else [1, *shown(track, b)]
         for D in dict.fromkeys(tried):
-            q = directions(choice, (D / 2 - b * track.data)[:, None])[:, 0]
-            rate = slope(b * q, track.steps, track.off)
-            if rate is None or rate.value <= 0:
-                continue
-            left = np.abs(track.steps - rate.value * b * q)
-            if np.all(left <= LOOSE * track.off + 0.02 * np.abs(track.steps)):
+            rate = rate_of(track, choice, b, D, QUICK) and rate_of(track, choice, b, D, None)
+            if rate is not None:
                 yield Reading(name, D, rate)
+
+
+def rate_of(track: Track, choice: Choice | None, b: float, D: int, steps: int | None) -> Estimate | None:
+    """Return the rate under which the first `steps`, or all, of a task go as logged; None if there is none."""
+    moved, off_by = track.steps[:steps], track.off[:steps]
+    q = directions(choice, (D / 2 - b * track.data[:steps])[:, None])[:, 0]
+    rate = slope(b * q, moved, off_by)
+    if rate is None or rate.value <= 0:
+        return None
+    left = np.abs(moved - rate.value * b * q)
+    return rate if np.all(left <= LOOSE * off_by + 0.02 * np.abs(moved)) else None
 
 
 def each(setting: Any, task: int) -> Any:
