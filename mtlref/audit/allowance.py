@@ -35,6 +35,7 @@ from mtlref.state import State
 KINK = 100
 """A row whose allowance exceeds this many times the plain rounding of the answer lies at a kink."""
 
+
 SAMPLES, SAFETY = 12, 4
 """How often logged inner products are moved, and the factor on the largest change: the worst is not among them."""
 
@@ -104,7 +105,7 @@ def of_one(replay: Replay, row: int, before: State, expected: Array) -> Array:
     log, total = replay.log, np.zeros(len(expected))
     kinds = columns_of(log, row)
     if log.gram is not None:
-        kinds["n"] = np.ones(len(expected)), np.full(len(expected), log.precision["norms"].relative)
+        kinds["n"] = np.ones(len(expected)), np.full(len(expected), log.precision["gram"].relative)
     for name, (_, off) in kinds.items():
         if name == "w" and not replay.method.lagged:
             continue
@@ -126,16 +127,18 @@ def gram_spread(replay: Replay, row: int, before: State, expected: Array) -> Arr
     A method that solves a system in them errs with the largest, so each is moved by that share of the largest, up or
     down at random, `SAMPLES` times.
     """
-    method, log, J = replay.method, replay.log, gradients(replay.log, row)
+    log, method, J = replay.log, replay.method, gradients(replay.log, row)
     assert J is not None
-    rng, K, widest = np.random.default_rng(0), len(J), np.zeros(len(J))
+    rng, K = np.random.default_rng(0), len(J)
     state = method.resumed(before, logged_weights(log)[row]) if method.lagged else before
     lengths = np.sqrt(np.einsum("kd,kd->k", J, J))
     unit = J / np.where(lengths > 0, lengths, 1.0)[:, None]
+    known, longest = log.precision["gram"], np.max(lengths)
+    off = known.relative * longest + (known.absolute / longest if longest > 0 else 0.0)
+    widest = np.zeros(K)
     for _ in range(SAMPLES):
         signs = np.triu(rng.choice((-1.0, 1.0), (K, K)))
-        share = log.precision["norms"].relative * K * np.max(lengths) / 2
-        moved = J + share * (signs + np.triu(signs, 1).T) @ unit
+        moved = J + off * K * (signs + np.triu(signs, 1).T) @ unit / 2
         try:
             out = stepped(method, state, log.losses[row], moved, drawn(log, row))
         except MtlrefError:

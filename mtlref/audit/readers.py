@@ -126,8 +126,8 @@ def read_log(
     counted = whole_numbers(table, next((name for name in STEPS if name in table.columns), STEPS[0]))
     rows = np.arange(len(loss_values), dtype=np.int64) if counted is None else counted
     gram_values = gram_matrices(table, of_gram, tasks)
-    unit = unit_of(loss_values, norm_values, weight_values)
-    kinds = {"losses": loss_values, "norms": norm_values, "weights": weight_values}
+    unit = unit_of(loss_values, norm_values, gram_values, weight_values)
+    kinds = {"losses": loss_values, "norms": norm_values, "gram": gram_values, "weights": weight_values}
     known = {kind: precision(loss_values[:0] if values is None else values, unit) for kind, values in kinds.items()}
     return Log(
         source,

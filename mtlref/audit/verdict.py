@@ -123,8 +123,8 @@ def open_defects(method: Method, log: Log, diagnosis: Diagnosis | None) -> tuple
 
 def begins(method: Method, log: Log, defects: tuple[Defect, ...]) -> bool:
     """Return whether the log starts with the weights of the method with `defects`, or of a step of it."""
-    first = next(compared(variant(method, *defects), log))
-    return not len(first.rows) or first[0].agrees
+    first = next((block for block in compared(variant(method, *defects), log) if len(block.rows)), None)
+    return first is not None and bool(first.agrees[0])
 
 
 def diagnose(method: Method, log: Log) -> Diagnosis:
