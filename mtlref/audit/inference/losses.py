@@ -25,8 +25,8 @@ from mtlref.notation import Array
 DECAYS, ZOOMS, SEEN = 33, 18, 256
 """How many decays are tried side by side, how often the search closes in at most, and on how many rows."""
 
-FIRST, GAIN = 5, 0.9
-"""After how many times the search ends where the distance no longer falls to this share."""
+FIRST, GAIN, IDLE = 5, 0.9, 2
+"""From which time on the search ends where the distance has not fallen to a share, how often in a row."""
 
 FAR = 32.0
 """How many times its allowance the weights' mean distance may be for a decay to be proposed."""
@@ -113,7 +113,7 @@ def nearest_decay(log: Log, lagged: bool, ratios: bool) -> Estimate | None:
 
 def closed_in(L: Array, w: Array, lagged: bool, ratios: bool) -> tuple[float, float] | None:
     """Return the decay whose weights are nearest to w, and their root mean square distance; None without any."""
-    low, high, before, decay = -5.0, -0.01, np.inf, 0.0
+    low, high, before, decay, idle = -5.0, -0.01, np.inf, 0.0, 0
     for zoom in range(ZOOMS):
         exponents = np.linspace(low, high, DECAYS)
         with np.errstate(all="ignore"):
@@ -122,9 +122,11 @@ def closed_in(L: Array, w: Array, lagged: bool, ratios: bool) -> tuple[float, fl
         if not np.isfinite(distance).any():
             return None
         at, gap = int(np.nanargmin(distance)), (high - low) / (DECAYS - 1)
-        if zoom >= FIRST and distance[at] >= GAIN * before:
+        idle = idle + 1 if distance[at] >= GAIN * before else 0
+        if distance[at] < before:
+            decay, before = float(1 - 10.0 ** exponents[at]), float(distance[at])
+        if zoom >= FIRST and idle == IDLE:
             break
-        decay, before = float(1 - 10.0 ** exponents[at]), float(distance[at])
         low, high = max(exponents[at] - 2 * gap, -5.0), min(exponents[at] + 2 * gap, -0.001)
     return decay, float(np.sqrt(before))
 
