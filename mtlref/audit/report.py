@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from mtlref.audit.compare import Transition
+from mtlref.audit.inference.words import plain as inference_plain
+from mtlref.audit.inference.words import told, told_search
 from mtlref.audit.precision import ROUNDINGS
 from mtlref.audit.readers import Log
 from mtlref.audit.run import Run
@@ -43,6 +45,10 @@ def _header(run: Run) -> Iterator[str]:
     for name, value in run.description.items():
         yield f"  {name + ':':<11} {value}"
     yield f"  {'method:':<11} {described(run.method)}"
+    if run.inference is not None:
+        more = told_search(run.search) if run.search is not None else ()
+        for i, line in enumerate([*told(run.inference), *more]):
+            yield f"  {'' if i else 'inferred:':<11} {line}"
     if run.assumed:
         yield f"  {'':<11} not given, so taken at the default: {', '.join(run.assumed)}"
     yield f"  {'log:':<11} {len(log.rows)} rows, tasks {', '.join(log.tasks)}; logged in {_precision(log)}"
@@ -144,6 +150,7 @@ def plain(run: Run, verdict: Verdict) -> Mapping[str, object]:
         "method": run.method.stem,
         "settings": described(run.method),
         "assumed": list(run.assumed),
+        "inferred": inference_plain(run.inference, run.search),
         "tasks": list(run.log.tasks),
         "passed": verdict.passed,
         "steps": verdict.steps,

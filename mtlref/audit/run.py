@@ -1,7 +1,8 @@
 """A run to be audited: the log, the method that is asked of it, and what its side file says was run.
 
 `example:NAME` names a log that ships in the package. The method and its settings come from the caller, else
-from the side file; a setting that neither gives has its default, and the verdict says so. For a method that
+from the side file; a setting that neither gives has its default, or is inferred from the log where that is asked for,
+and the verdict says so. The method `auto` is whichever fits. For a method that
 steps once an epoch, a log with a row a step is brought to a row an epoch: the mean of the losses (DWA-C2).
 """
 
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +22,12 @@ from mtlref.contract import Method
 from mtlref.methods import METHODS
 from mtlref.notation import LogError
 from mtlref.settings import build, hyper_parameters
+
+if TYPE_CHECKING:
+    from mtlref.audit.inference import Inference, Search
+
+ANY = "auto"
+"""The method's name that stands for whichever fits."""
 
 EXAMPLE = "example:"
 """What the name of a log in the package begins with."""
@@ -33,13 +40,16 @@ LOGS = Path(str(resources.files("mtlref.audit"))) / "logs"
 class Run:
     """A log that holds what `method` reads, and where the settings come from.
 
-    `description` is the side file's account of the run; `assumed` the settings that have their defaults.
+    `description` is the side file's account of the run; `assumed` the settings that have their defaults; `inference`
+    what was inferred of the others, and `search` what came of every method, where that was asked for.
     """
 
     log: Log
     method: Method
     description: Mapping[str, Any]
     assumed: tuple[str, ...]
+    inference: Inference | None = None
+    search: Search | None = None
 
 
 def examples() -> tuple[str, ...]:
@@ -67,8 +77,11 @@ def read_run(
     gram: str | None = None,
     weights: str | None = None,
     draws: str | None = None,
+    infer: bool = False,
 ) -> Run:
     """Return the run in the log `source`, judged by `method` with `settings`.
+
+    With `infer`, settings that nobody gives are inferred from the log, and so they are for the method "auto".
 
     Errors: LogError if the log cannot be read or lacks what the method reads, DomainError for the settings.
     """
@@ -78,12 +91,30 @@ def read_run(
     stem = method or side.get("method")
     if stem is None:
         names = ", ".join(METHODS)
-        raise LogError(f"{source}: which method? Neither --method nor a side file says; there are: {names}")
+        raise LogError(f"{source}: which method? Neither --method nor a side file says; there are: {names}, {ANY}")
     recorded = side.get("settings", {}) if side.get("method") == stem else {}
     given = {**recorded, **(settings or {})}
+    if infer or stem == ANY:
+        return inferred(log, stem, given, side.get("run", {}))
     built = build(stem, given)
     assumed = tuple(name for name in hyper_parameters(built) if name not in given)
     return Run(readable(log, built), built, side.get("run", {}), assumed)
+
+
+def inferred(log: Log, stem: str, given: Mapping[str, Any], description: Mapping[str, Any]) -> Run:
+    """Return the run with what the log says of the settings that are not `given`, and for "auto" of the method."""
+    from mtlref.audit.inference import infer, infer_any
+
+    if stem == ANY:
+        search = infer_any(log, given)
+        best = search.best
+        return Run(readable(log, best.best.method), best.best.method, description, (), best, search)
+    built = build(stem, given)
+    log = readable(log, built)
+    found = infer(stem, log, given)
+    if found.kind == "given":
+        return Run(log, found.best.method, description, ())
+    return Run(log, found.best.method, description, (), found)
 
 
 def readable(log: Log, method: Method) -> Log:
