@@ -10,6 +10,9 @@ import numpy as np
 from mtlref.audit.compare import Transition
 from mtlref.audit.inference.words import plain as inference_plain
 from mtlref.audit.inference.words import told, told_search
+from mtlref.audit.notices import notices
+from mtlref.audit.notices import plain as notices_plain
+from mtlref.audit.notices import told as told_notices
 from mtlref.audit.precision import ROUNDINGS
 from mtlref.audit.readers import Log
 from mtlref.audit.run import Run
@@ -29,7 +32,8 @@ NOT_IN_A_LOG = (
 
 def text(run: Run, verdict: Verdict) -> str:
     """Return the report that is printed."""
-    lines = [*_header(run), "", *_outcome(run, verdict), "", *_limits(run, verdict)]
+    warnings = list(told_notices(notices(run.method, run.log)))
+    lines = [*_header(run), "", *_outcome(run, verdict), "", *warnings, *_limits(run, verdict)]
     return "\n".join(_wrapped(line) for line in lines)
 
 
@@ -188,6 +192,7 @@ def plain(run: Run, verdict: Verdict) -> Mapping[str, object]:
             ],
         },
         "not_ruled_out": [defect.name for defect in verdict.open_defects],
+        "warnings": notices_plain(notices(run.method, run.log), run.log),
         "not_judged": NOT_IN_A_LOG.format(heads=run.method.heads),
     }
 

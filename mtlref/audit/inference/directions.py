@@ -73,7 +73,9 @@ def directions(choice: Choice | None, slopes: Array) -> Array:
 
 
 def settings(choice: Choice | None, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the setting of a choice, {} where the optimiser is given, or is the default."""
-    if choice is None or "optimiser" in given:
+    """Return the setting of a choice, {} where the optimiser is given."""
+    if "optimiser" in given:
         return {}
+    if choice is None:
+        return {"optimiser": None}
     return {"optimiser": choice["name"] if set(choice) == {"name"} else dict(choice)}

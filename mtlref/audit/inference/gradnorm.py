@@ -51,7 +51,7 @@ class Branch:
 
 @dataclass(frozen=True)
 class Measured:
-    """A log's rows up to the first that is not finite: `lift` = ln(G/Ḡ), `lag` = ln r, each with what it may be off."""
+    """A log's rows to the first that is not finite: `lift` = ln(G/Ḡ), `lag` = ln r, each with what it may be off."""
 
     w: Array
     n: Array
@@ -157,7 +157,7 @@ def march(
 def parts(data: Measured, t: int, low: float, high: float) -> Iterator[tuple[float, float, Array]]:
     """Yield the intervals into which the changes of a sign at row t part [low, high], with the signs in each.
 
-    A change is as wide as rounding makes it, and belongs to both sides; a sign that rounding alone decides is all three.
+    A change is as wide as rounding makes it, and belongs to both sides; a sign that rounding decides is all three.
     """
     lift, lag, blur = data.lift[t], data.lag[t], data.of_lift[t]
     flat = np.abs(lag) <= data.of_lag[t]

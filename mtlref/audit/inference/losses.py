@@ -53,7 +53,7 @@ def dwa(log: Log, given: Mapping[str, Any]) -> Iterator[Family]:
 
 
 def steepness(log: Log) -> Estimate | None:
-    """Return 1/T, the slope of ln λ_k(t) − mean_j against w_k(t−1) − mean_j (DWA-2); None if no ratio ever differs."""
+    """Return 1/T, the slope of ln λ_k(t) − mean against w_k(t−1) − mean (DWA-2); None if no ratio ever differs."""
     L, w = log.losses, logged_weights(log)
     if len(L) < 3:
         return None

@@ -108,7 +108,9 @@ def readings_of(track: Track, task: int, choice: Choice | None, given: Mapping[s
     for name, (_, b) in LIKELIHOODS.items():
         if (names is not None and name != names) or (names is None and start and name not in start):
             continue
-        tried = [int(dimensions)] if dimensions is not None else [1] if "dimensions" in given else [1, *shown(track, b)]
+        tried = (
+            [int(dimensions)] if dimensions is not None else [1] if "dimensions" in given else [1, *shown(track, b)]
+        )
         for D in dict.fromkeys(tried):
             rate = rate_of(track, choice, b, D, QUICK) and rate_of(track, choice, b, D, None)
             if rate is not None:
