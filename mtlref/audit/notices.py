@@ -68,7 +68,7 @@ def notices(method: Method, log: Log) -> tuple[Notice, ...]:
 
 @dataclass(frozen=True)
 class Seen:
-    """In which rows something was seen: the `first`, its tasks there, how many `rows`, of `total` that could be judged."""
+    """Where something was seen: the `first` row, its tasks there, in how many `rows` of a `total` that is finite."""
 
     first: int
     tasks: tuple[int, ...]
@@ -82,7 +82,7 @@ class Seen:
 
 
 def seen(log: Log, look: Callable[[slice], tuple[NDArray[np.bool_], NDArray[np.bool_]]], start: int = 0) -> Seen:
-    """Return where `look` finds something; it takes a span of rows to what it finds (n, K) and which rows count (n,)."""
+    """Return where `look` finds something; it takes a span of rows to what is found (n, K) and what counts (n,)."""
     first, tasks, rows, total = -1, tuple[int, ...](), 0, 0
     for span in spans(len(log.rows)):
         here = slice(max(span.start, start), span.stop)
@@ -198,7 +198,7 @@ def loss_at_zero(method: Method, log: Log) -> Notice | None:
 
     def look(rows: slice) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         L = block(log.losses, rows)
-        return L <= GONE * first, finite(L)
+        return GONE * first >= L, finite(L)
 
     found = seen(log, look)
     if not found.rows:

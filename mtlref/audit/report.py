@@ -49,15 +49,26 @@ def _header(run: Run) -> Iterator[str]:
     for name, value in run.description.items():
         yield f"  {name + ':':<11} {value}"
     yield f"  {'method:':<11} {described(run.method)}"
-    if run.inference is not None:
-        more = told_search(run.search) if run.search is not None else ()
-        for i, line in enumerate([*told(run.inference), *more]):
-            yield f"  {'' if i else 'inferred:':<11} {line}"
+    for i, line in enumerate(inferred(run)):
+        yield f"  {'' if i else 'inferred:':<11} {line}"
     if run.assumed:
         yield f"  {'':<11} not given, so taken at the default: {', '.join(run.assumed)}"
     yield f"  {'log:':<11} {len(log.rows)} rows, tasks {', '.join(log.tasks)}; logged in {_precision(log)}"
     for note in log.notes:
         yield f"  {'':<11} {note}"
+
+
+def inferred(run: Run) -> list[str]:
+    """Return what was inferred, a line each; nothing where nothing was."""
+    more = told_search(run.search) if run.search is not None else ()
+    return [] if run.inference is None else [*told(run.inference), *more]
+
+
+def diagnosed(verdict: Verdict) -> list[str]:
+    """Return the diagnosis, a line each; nothing where the run agrees."""
+    if verdict.diagnosis is None:
+        return []
+    return [line.removeprefix("Diagnosis: ") for line in _diagnosis(verdict.diagnosis)]
 
 
 def _precision(log: Log) -> str:
@@ -85,7 +96,7 @@ def _outcome(run: Run, verdict: Verdict) -> Iterator[str]:
     end, end_row = verdict.run.end, verdict.run.end_row
     at = "at the end" if end_row == last else f"at {run.method.cadence} {run.log.rows[end_row]}"
     yield f"  {at:<17}{_numbers(end)} by the method on the same losses and norms;"
-    yield f"                   {_numbers(_weights(run)[end_row])} in the run"
+    yield f"                   {_numbers(weights_of(run)[end_row])} in the run"
     if end_row < last:
         yield "                   beyond it the method itself cannot be evaluated on these losses and norms"
     yield ""
@@ -168,7 +179,7 @@ def plain(run: Run, verdict: Verdict) -> Mapping[str, object]:
         "end": {
             "step": int(run.log.rows[verdict.run.end_row]),
             "expected": verdict.run.end.tolist(),
-            "got": _weights(run)[verdict.run.end_row].tolist(),
+            "got": weights_of(run)[verdict.run.end_row].tolist(),
             "apart": verdict.run.apart,
         },
         "whole_run": {
@@ -225,7 +236,8 @@ def _allowed(transition: Transition) -> float:
     return float(transition.allowance[transition.task])
 
 
-def _weights(run: Run) -> Array:
+def weights_of(run: Run) -> Array:
+    """Return the log's weights."""
     assert run.log.weights is not None
     return run.log.weights
 

@@ -68,8 +68,10 @@ def defaults(stem: str) -> dict[str, Any]:
 
 
 def beginning(log: Log, rows: int = SEARCHED) -> Log:
-    """Return the log's first rows, in memory."""
+    """Return the log's first rows, in memory, up to where the run starts anew."""
     N = len(log.rows)
+    starts = getattr(log, "starts", (0,))
+    rows = min(rows, *starts[1:2], N)
     cut: dict[str, Any] = {}
     for part in fields(log):
         value = getattr(log, part.name)

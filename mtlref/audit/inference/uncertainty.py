@@ -1,4 +1,4 @@
-"""Settings of Uncertainty Weighting from its log: the log-variances are minus the weights' logarithms, up to a constant.
+"""Settings of Uncertainty Weighting from its log: the log-variances are the weights' logarithms, scaled and shifted.
 
 By UW-1 a step of s_i by −η q_i is one of ln w_i by η b_i q_i, with q the optimiser's direction along the slope (UW-3)
 D/2 − b w L, which the log gives once b and D are chosen. So for each task, and each likelihood and dimension, η is a
@@ -108,9 +108,8 @@ def readings_of(track: Track, task: int, choice: Choice | None, given: Mapping[s
     for name, (_, b) in LIKELIHOODS.items():
         if (names is not None and name != names) or (names is None and start and name not in start):
             continue
-        tried = (
-            [int(dimensions)] if dimensions is not None else [1] if "dimensions" in given else [1, *shown(track, b)]
-        )
+        tried = [1 if dimensions is None else int(dimensions)]
+        tried += shown(track, b) if "dimensions" not in given else []
         for D in dict.fromkeys(tried):
             rate = rate_of(track, choice, b, D, QUICK) and rate_of(track, choice, b, D, None)
             if rate is not None:

@@ -29,7 +29,8 @@ def told(inference: Inference) -> Iterator[str]:
     same = "; what stands in brackets gives the same" if any(bracket(name, best) for name in best.settings) else ""
     if inference.kind == "with a defect":
         assert best.defect is not None
-        yield f"no settings of {title} alone give the weights; these do with {best.defect.name} [{best.defect.equation}]{same}"
+        wrong = f"{best.defect.name} [{best.defect.equation}]"
+        yield f"no settings of {title} alone give the weights; these do with {wrong}{same}"
         return
     yield f"the simplest that give the weights at every one of {searched(inference)}{same}"
     if len(inference.fits) > 1:
@@ -69,7 +70,7 @@ def worded(name: str, fit: Fit) -> str:
 
 
 def bracket(name: str, fit: Fit) -> str:
-    """Return other values of a setting that give the same weights, in brackets; of numbers, if they differ visibly."""
+    """Return other values of a setting that give the same weights, in brackets; numbers only if visibly others."""
     if name in fit.alike:
         return f" (or {', '.join(map(str, fit.alike[name]))})"
     low, high = fit.spans.get(name, (0.0, 0.0))
