@@ -17,6 +17,9 @@ from mtlref.settings import hyper_parameters
 SEARCHED = 1024
 """How many rows, from the first, settings are searched on. What is found is judged on all rows."""
 
+FEW = 128
+"""How many, where inner products are logged: their steps are taken one by one, and each asks for a solver."""
+
 Span = tuple[float, float]
 """The ends of what a log leaves open of a number; the upper one may be infinite."""
 
@@ -67,7 +70,7 @@ def defaults(stem: str) -> dict[str, Any]:
     return {name: getattr(cls, name) for name in hyper_parameters(cls) if hasattr(cls, name)}
 
 
-def beginning(log: Log, rows: int = SEARCHED) -> Log:
+def beginning(log: Log, rows: int) -> Log:
     """Return the log's first rows, in memory, up to where the run starts anew."""
     N = len(log.rows)
     starts = getattr(log, "starts", (0,))

@@ -11,7 +11,7 @@ import numpy as np
 from mtlref.audit.compare import compared
 from mtlref.audit.drift import feeds_back, free_run
 from mtlref.audit.inference import gram, losses
-from mtlref.audit.inference.family import Family, Span, beginning, defaults
+from mtlref.audit.inference.family import FEW, SEARCHED, Family, Span, beginning, defaults
 from mtlref.audit.inference.gradnorm import gradnorm
 from mtlref.audit.inference.numbers import span
 from mtlref.audit.inference.rough import rough
@@ -94,7 +94,7 @@ def infer(stem: str, log: Log, given: Mapping[str, Any] | None = None) -> Infere
     """
     given = dict(given or {})
     first = build(stem, given) if stem != "fixed" or given else build(stem, {"weights": 1.0})
-    small = beginning(log)
+    small = beginning(log, FEW if first.reads == "gram" else SEARCHED)
     sought = [name for name in hyper_parameters(first) if name not in given]
     if not sought or stem not in PROPOSERS:
         found = fit_of(first, {}, Family(), small)

@@ -121,6 +121,7 @@ def measured(log: Log) -> Measured | None:
         lift = np.log(G / G.mean(axis=1, keepdims=True))
         lag = np.log(rates / rates.mean(axis=1, keepdims=True))
         blur = off(log, "weights", w) / np.abs(w) + off(log, "norms", n) / n
+    blur[~np.isfinite(blur)] = 0.0  # G = 0 is below any target, whatever the digits
     widest = blur.max(axis=1, keepdims=True)
     return Measured(w, n, lift, lag, blur + widest, 2 * (share + share[0]), off(log, "weights", w))
 

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from mtlref.audit.inference.family import Family, Span, finite_rows, off
+from mtlref.audit.inference.family import Family, finite_rows, off
 from mtlref.audit.inference.numbers import simplest
 from mtlref.audit.readers import Log
 from mtlref.audit.replay import logged_weights
 
 TWICE = 2
-"""How often a weight must be at its floor for the floor to be a bound."""
+"""How often a weight must be at its floor for the floor to be a bound at first sight; once is tried after that."""
 
 
 def pe_ltr(log: Log, given: Mapping[str, Any]) -> Iterator[Family]:
@@ -31,35 +31,26 @@ def pe_ltr(log: Log, given: Mapping[str, Any]) -> Iterator[Family]:
             yield Family(chosen)
             continue
         yield Family({**chosen, "bounds": None})
-        floors = bounds_of(log, 1 if timing == "next" else 0)
-        if floors is not None:
-            yield Family({**chosen, "bounds": floors})
+        start = 1 if timing == "next" else 0
+        for floors in dict.fromkeys((bounds_of(log, start, TWICE), bounds_of(log, start, 1))):
+            if floors is not None:
+                yield Family({**chosen, "bounds": floors})
 
 
-def bounds_of(log: Log, start: int) -> tuple[float, ...] | None:
-    """Return the floors of the weights from a row on, 0 where a weight is there less than twice; None if all are."""
+def bounds_of(log: Log, start: int, least: int) -> tuple[float, ...] | None:
+    """Return the floors of the weights from a row on, 0 where a weight is there less often; None if all are 0."""
     w = logged_weights(log)[start:]
     w = w[finite_rows(w)]
-    if len(w) < TWICE:
+    if len(w) < least:
         return None
     floor = w.min(axis=0)
     blur = 2 * off(log, "weights", np.maximum(np.abs(w), 1.0)).max(axis=0)
-    held = np.sum(w <= floor + blur, axis=0) >= TWICE
+    held = np.sum(w <= floor + blur, axis=0) >= least
     bounds = tuple(
         max(simplest(float(a - d), float(a + d)), 0.0) if yes else 0.0
         for a, d, yes in zip(floor, blur, held, strict=True)
     )
     return bounds if 0 < sum(bounds) <= 1 else None
-
-
-def unheld(log: Log, bounds: tuple[float, ...] | None, lagged: bool) -> dict[int, Span]:
-    """Return, by task, what of a bound the log leaves open: up to the least weight, where none is held by it."""
-    w = logged_weights(log)[int(lagged) :]
-    w = w[finite_rows(w)]
-    known = np.zeros(w.shape[1]) if bounds is None else np.asarray(bounds)
-    least = w.min(axis=0) if len(w) else np.full(w.shape[1], np.inf)
-    blur = off(log, "weights", np.ones(w.shape[1]))
-    return {i: (0.0, float(low)) for i, low in enumerate(least) if known[i] == 0 and low > 2 * blur[i]}
 
 
 def pcgrad(log: Log, given: Mapping[str, Any]) -> Iterator[Family]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 from mtlref.audit.inference.anything import Search
-from mtlref.audit.inference.family import SEARCHED, Span, defaults
+from mtlref.audit.inference.family import FEW, SEARCHED, Span, defaults
 from mtlref.audit.inference.fit import Fit, Inference
 from mtlref.methods import METHODS
 from mtlref.optimisers import Optimiser
@@ -53,7 +53,7 @@ def told_nearest(inference: Inference) -> Iterator[str]:
 
 def searched(inference: Inference) -> str:
     """Return how many steps the search has compared; the log's first ones, if it has more."""
-    first = "the first " if inference.rows == SEARCHED else ""
+    first = "the first " if inference.rows in (FEW, SEARCHED) else ""
     return f"{first}{inference.best.steps} steps"
 
 
