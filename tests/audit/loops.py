@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from mtlref.audit import read_log, write_log
@@ -52,19 +54,18 @@ def gradnorm(losses, norms, alpha, rule, clamp=False):
 def dwa(losses, temperature):
     """The weights in use in every epoch of DWA."""
     rows = [np.ones(losses.shape[1])] * 2
-    for before, now in zip(losses, losses[1:-1], strict=False):
+    for before, now in pairwise(losses[:-1]):
         share = np.exp(now / before / temperature)
         rows.append(len(now) * share / share.sum())
     return np.array(rows).astype(losses.dtype)
 
 
 def cov(losses, *, previous=False, ratio=True, decay=None):
-    """The weights of CoV-Weighting from the whole history at every step: weighted means and variances, no recursion."""
+    """The weights of CoV-Weighting from the whole history at every step: weighted moments, no recursion."""
     losses = losses.astype(np.float64)
     steps, K = losses.shape
-    shares = [
-        np.full(t, 1 / t) if decay is None else decay ** np.arange(t - 1, -1, -1.0) for t in range(1, steps + 1)
-    ]
+    beta = 1.0 if decay is None else decay
+    shares = [beta ** np.arange(t - 1, -1, -1.0) for t in range(1, steps + 1)]
     shares = [s / s.sum() for s in shares]
     observed = losses.copy()
     for t in range(steps):

@@ -104,9 +104,8 @@ def test_uncertainty_s_likelihoods_and_rate_are_recovered(tmp_path, seed, dtype)
     if not set(likelihoods) <= alike:
         assert found.kind == "recovered"
     methods = [fit.method for fit in found.fits]
-    said = [
-        m.likelihoods if isinstance(m.likelihoods, tuple) else (m.likelihoods,) * len(likelihoods) for m in methods
-    ]
+    K = losses.shape[1]
+    said = [m.likelihoods if isinstance(m.likelihoods, tuple) else (m.likelihoods,) * K for m in methods]
     at = said.index(likelihoods)
     assert same_rule(methods[at].rule, hidden)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -94,7 +94,8 @@ def infer(stem: str, log: Log, given: Mapping[str, Any] | None = None) -> Infere
     """
     given = dict(given or {})
     first = build(stem, given) if stem != "fixed" or given else build(stem, {"weights": 1.0})
-    small = beginning(log, FEW if first.reads == "gram" else SEARCHED)
+    read = {"losses": {"norms": None, "gram": None}, "norms": {"gram": None}, "gram": {}}[first.reads]
+    small = beginning(replace(log, **read), FEW if first.reads == "gram" else SEARCHED)
     sought = [name for name in hyper_parameters(first) if name not in given]
     if not sought or stem not in PROPOSERS:
         found = fit_of(first, {}, Family(), small)
@@ -120,17 +121,28 @@ class _Search:
     def fits(self) -> tuple[Fit, ...]:
         """Return what fits, the simplest first, each with its other values that are alike."""
         found: list[Fit] = []
-        for count, family in enumerate(PROPOSERS[self.stem](self.log, self.given)):
-            if count == MOST:
-                break
+        for family in self.proposed():
             if family.defect is not None:
                 self.defective.append(family)
                 continue
             fit = self.member(family)
             if fit is not None and all(fit.method != other.method for other in found):
                 found.append(fit)
-        starting = [fit for fit in found if begins(fit.method, self.log, ())]
+        starting = [fit for fit in found if self.begins(fit.method)]
         return self.merged(sorted(starting or found, key=self.complexity))
+
+    def proposed(self) -> Iterator[Family]:
+        """Yield the families that are proposed. What cannot be computed on the log's numbers proposes nothing."""
+        families = PROPOSERS[self.stem](self.log, self.given)
+        for _ in range(MOST):
+            try:
+                with np.errstate(all="ignore"):
+                    family = next(families, None)
+            except (MtlrefError, np.linalg.LinAlgError):
+                return
+            if family is None:
+                return
+            yield family
 
     def member(self, family: Family, defects: tuple[Defect, ...] = ()) -> Fit | None:
         """Return the simplest member of a family that fits, or else one whose steps do, None if there is none."""
@@ -140,10 +152,24 @@ class _Search:
             if method is None or explains(method, self.log, defects) is None:
                 continue
             fit = fit_of(method, settings, family, self.log, defects)
-            if defects or not feeds_back(method) or free_run(method, self.log).follows:
+            if defects or self.follows(method):
                 return fit
             second = second or fit
         return second
+
+    def follows(self, method: Method) -> bool:
+        """Return whether the whole run follows from its start; a start that cannot be replayed from says nothing."""
+        try:
+            return not feeds_back(method) or free_run(method, self.log).follows
+        except MtlrefError:
+            return True
+
+    def begins(self, method: Method) -> bool:
+        """Return whether the log begins as the method does."""
+        try:
+            return begins(method, self.log, ())
+        except (MtlrefError, StopIteration):
+            return False
 
     def built(self, settings: Mapping[str, Any]) -> Method | None:
         """Return the method with settings, None where they are out of range."""
@@ -192,7 +218,8 @@ class _Search:
             fit = self.member(family, defects)
             if fit is not None:
                 return "with a defect", fit
-        rest = [settings for settings in rough(self.stem, self.log, self.given) if self.built(settings) is not None]
+        with np.errstate(all="ignore"):
+            rest = [one for one in rough(self.stem, self.log, self.given) if self.built(one) is not None]
         methods = [(build(self.stem, {**self.given, **settings}), settings) for settings in rest]
         for method, settings in methods:
             for defect in DEFECTS[self.stem]:

@@ -21,7 +21,7 @@ from mtlref.audit.inference.numbers import Estimate, slope
 from mtlref.audit.readers import Log
 from mtlref.audit.replay import logged_weights
 from mtlref.methods.uncertainty import LIKELIHOODS
-from mtlref.notation import Array
+from mtlref.notation import Array, MtlrefError
 
 LOOSE = 8.0
 """How many times its own allowance a row may be off for a reading to be looked at: the replay has the last word."""
@@ -119,7 +119,10 @@ def readings_of(track: Track, task: int, choice: Choice | None, given: Mapping[s
 def rate_of(track: Track, choice: Choice | None, b: float, D: int, steps: int | None) -> Estimate | None:
     """Return the rate under which the first `steps`, or all, of a task go as logged; None if there is none."""
     moved, off_by = track.steps[:steps], track.off[:steps]
-    q = directions(choice, (D / 2 - b * track.data[:steps])[:, None])[:, 0]
+    try:
+        q = directions(choice, (D / 2 - b * track.data[:steps])[:, None])[:, 0]
+    except MtlrefError:  # the slopes leave the range
+        return None
     rate = slope(b * q, moved, off_by)
     if rate is None or rate.value <= 0:
         return None
