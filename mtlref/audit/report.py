@@ -8,6 +8,11 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from mtlref.audit.compare import Transition
+from mtlref.audit.inference.words import plain as inference_plain
+from mtlref.audit.inference.words import told, told_search
+from mtlref.audit.notices import notices
+from mtlref.audit.notices import plain as notices_plain
+from mtlref.audit.notices import told as told_notices
 from mtlref.audit.precision import ROUNDINGS
 from mtlref.audit.readers import Log
 from mtlref.audit.run import Run
@@ -27,7 +32,8 @@ NOT_IN_A_LOG = (
 
 def text(run: Run, verdict: Verdict) -> str:
     """Return the report that is printed."""
-    lines = [*_header(run), "", *_outcome(run, verdict), "", *_limits(run, verdict)]
+    warnings = list(told_notices(notices(run.method, run.log)))
+    lines = [*_header(run), "", *_outcome(run, verdict), "", *warnings, *_limits(run, verdict)]
     return "\n".join(_wrapped(line) for line in lines)
 
 
@@ -43,11 +49,26 @@ def _header(run: Run) -> Iterator[str]:
     for name, value in run.description.items():
         yield f"  {name + ':':<11} {value}"
     yield f"  {'method:':<11} {described(run.method)}"
+    for i, line in enumerate(inferred(run)):
+        yield f"  {'' if i else 'inferred:':<11} {line}"
     if run.assumed:
         yield f"  {'':<11} not given, so taken at the default: {', '.join(run.assumed)}"
     yield f"  {'log:':<11} {len(log.rows)} rows, tasks {', '.join(log.tasks)}; logged in {_precision(log)}"
     for note in log.notes:
         yield f"  {'':<11} {note}"
+
+
+def inferred(run: Run) -> list[str]:
+    """Return what was inferred, a line each; nothing where nothing was."""
+    more = told_search(run.search) if run.search is not None else ()
+    return [] if run.inference is None else [*told(run.inference), *more]
+
+
+def diagnosed(verdict: Verdict) -> list[str]:
+    """Return the diagnosis, a line each; nothing where the run agrees."""
+    if verdict.diagnosis is None:
+        return []
+    return [line.removeprefix("Diagnosis: ") for line in _diagnosis(verdict.diagnosis)]
 
 
 def _precision(log: Log) -> str:
@@ -79,7 +100,7 @@ def _outcome(run: Run, verdict: Verdict) -> Iterator[str]:
     end, end_row = verdict.run.end, verdict.run.end_row
     at = "at the end" if end_row == last else f"at {run.method.cadence} {run.log.rows[end_row]}"
     yield f"  {at:<17}{_numbers(end)} by the method on the same losses and norms;"
-    yield f"                   {_numbers(_weights(run)[end_row])} in the run"
+    yield f"                   {_numbers(weights_of(run)[end_row])} in the run"
     if end_row < last:
         yield "                   beyond it the method itself cannot be evaluated on these losses and norms"
     yield ""
@@ -150,6 +171,7 @@ def plain(run: Run, verdict: Verdict) -> Mapping[str, object]:
         "method": run.method.stem,
         "settings": described(run.method),
         "assumed": list(run.assumed),
+        "inferred": inference_plain(run.inference, run.search),
         "tasks": list(run.log.tasks),
         "passed": verdict.passed,
         "steps": verdict.steps,
@@ -164,7 +186,7 @@ def plain(run: Run, verdict: Verdict) -> Mapping[str, object]:
         "end": {
             "step": int(run.log.rows[verdict.run.end_row]),
             "expected": verdict.run.end.tolist(),
-            "got": _weights(run)[verdict.run.end_row].tolist(),
+            "got": weights_of(run)[verdict.run.end_row].tolist(),
             "apart": verdict.run.apart,
         },
         "whole_run": {
@@ -188,6 +210,7 @@ def plain(run: Run, verdict: Verdict) -> Mapping[str, object]:
             ],
         },
         "not_ruled_out": [defect.name for defect in verdict.open_defects],
+        "warnings": notices_plain(notices(run.method, run.log), run.log),
         "not_judged": NOT_IN_A_LOG.format(heads=run.method.heads),
     }
 
@@ -220,7 +243,8 @@ def _allowed(transition: Transition) -> float:
     return float(transition.allowance[transition.task])
 
 
-def _weights(run: Run) -> Array:
+def weights_of(run: Run) -> Array:
+    """Return the log's weights."""
     assert run.log.weights is not None
     return run.log.weights
 

@@ -1,7 +1,8 @@
 """A run to be audited: the log, the method that is asked of it, and what its side file says was run.
 
 `example:NAME` names a log that ships in the package. The method and its settings come from the caller, else
-from the side file; a setting that neither gives has its default, and the verdict says so. For a method that
+from the side file; a setting that neither gives has its default, or is inferred from the log where that is asked for,
+and the verdict says so. The method `auto` is whichever fits. For a method that
 steps once an epoch, a log with a row a step is brought to a row an epoch: the mean of the losses (DWA-C2).
 """
 
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,8 +21,14 @@ from mtlref.audit.side import read_settings
 from mtlref.audit.tables import USUAL, Layout
 from mtlref.contract import Method
 from mtlref.methods import METHODS
-from mtlref.notation import LogError
+from mtlref.notation import Array, LogError
 from mtlref.settings import build, hyper_parameters
+
+if TYPE_CHECKING:
+    from mtlref.audit.inference import Inference, Search
+
+ANY = "auto"
+"""The method's name that stands for whichever fits."""
 
 EXAMPLE = "example:"
 """What the name of a log in the package begins with."""
@@ -34,13 +41,16 @@ LOGS = Path(str(resources.files("mtlref.audit"))) / "logs"
 class Run:
     """A log that holds what `method` reads, and where the settings come from.
 
-    `description` is the side file's account of the run; `assumed` the settings that have their defaults.
+    `description` is the side file's account of the run; `assumed` the settings that have their defaults; `inference`
+    what was inferred of the others, and `search` what came of every method, where that was asked for.
     """
 
     log: Log
     method: Method
     description: Mapping[str, Any]
     assumed: tuple[str, ...]
+    inference: Inference | None = None
+    search: Search | None = None
 
 
 def examples() -> tuple[str, ...]:
@@ -70,10 +80,13 @@ def read_run(
     draws: Given = None,
     layout: Layout = USUAL,
     consecutive: bool = False,
+    infer: bool = False,
 ) -> Run:
     """Return the run in the log `source`, judged by `method` with `settings`.
 
+    With `infer`, settings that nobody gives are inferred from the log, and so they are for the method "auto".
     `consecutive`: the run took no steps between the rows, by however much their numbers grow.
+
     Errors: LogError if the log cannot be read or lacks what the method reads, DomainError for the settings.
     """
     path = located(source)
@@ -84,12 +97,30 @@ def read_run(
     stem = method or side.get("method")
     if stem is None:
         names = ", ".join(METHODS)
-        raise LogError(f"{source}: which method? Neither --method nor a side file says; there are: {names}")
+        raise LogError(f"{source}: which method? Neither --method nor a side file says; there are: {names}, {ANY}")
     recorded = side.get("settings", {}) if side.get("method") == stem else {}
     given = {**recorded, **(settings or {})}
+    if infer or stem == ANY:
+        return inferred(log, stem, given, side.get("run", {}))
     built = build(stem, given)
     assumed = tuple(name for name in hyper_parameters(built) if name not in given)
     return Run(readable(log, built), built, side.get("run", {}), assumed)
+
+
+def inferred(log: Log, stem: str, given: Mapping[str, Any], description: Mapping[str, Any]) -> Run:
+    """Return the run with what the log says of the settings that are not `given`, and for "auto" of the method."""
+    from mtlref.audit.inference import infer, infer_any
+
+    if stem == ANY:
+        search = infer_any(log, given)
+        best = search.best
+        return Run(readable(log, best.best.method), best.best.method, description, (), best, search)
+    built = build(stem, given)
+    log = readable(log, built)
+    found = infer(stem, log, given)
+    if found.kind == "given":
+        return Run(log, found.best.method, description, ())
+    return Run(log, found.best.method, description, (), found)
 
 
 def readable(log: Log, method: Method) -> Log:
@@ -97,7 +128,7 @@ def readable(log: Log, method: Method) -> Log:
     if log.weights is None:
         raise LogError(f"{log.source}: the log holds no weights (--weights PATTERN): nothing to judge")
     if method.reads == "norms" and log.norms is None and log.gram is not None:
-        log = replace(log, norms=np.sqrt(np.diagonal(log.gram, axis1=1, axis2=2)))
+        log = with_norms(log, np.diagonal(log.gram, axis1=1, axis2=2))
     for kind, held in (("norms", log.norms), ("gram", log.gram)):
         if method.reads == kind and held is None:
             raise LogError(f"{log.source}: {method.title} reads {kind} (--{kind} PATTERN); the log holds none")
@@ -110,6 +141,16 @@ def readable(log: Log, method: Method) -> Log:
             f"{log.source}: {method.title} draws at random, and the log does not hold its draws (--draws PATTERN)"
         )
     return by_epoch(log) if method.cadence == "epoch" and log.epochs is not None else log
+
+
+def with_norms(log: Log, squares: Array) -> Log:
+    """Return the log with the norms whose squares it holds, and what they may be off by: √(s ± a) is √s ± a/√s."""
+    squares = np.where(squares >= 0, squares, np.nan)
+    norms, known = np.sqrt(squares), log.precision["gram"]
+    least = np.min(norms, where=norms > 0, initial=np.inf)
+    absolute = min(known.absolute / least, float(np.sqrt(known.absolute)))
+    precision = {**log.precision, "norms": replace(known, absolute=absolute)}
+    return replace(log, norms=norms, precision=precision)
 
 
 def by_epoch(log: Log) -> Log:
