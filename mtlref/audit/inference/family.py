@@ -73,14 +73,13 @@ def defaults(stem: str) -> dict[str, Any]:
 def beginning(log: Log, rows: int) -> Log:
     """Return the log's first rows, in memory, up to where the run starts anew."""
     N = len(log.rows)
-    starts = getattr(log, "starts", (0,))
-    rows = min(rows, *starts[1:2], N)
+    rows = min(rows, *log.starts[1:2], N)
     cut: dict[str, Any] = {}
     for part in fields(log):
         value = getattr(log, part.name)
         if isinstance(value, np.ndarray) and value.ndim and len(value) == N:
             cut[part.name] = np.array(value[:rows])
-    return replace(log, **cut)
+    return replace(log, **cut, starts=(0,))
 
 
 def off(log: Log, kind: str, values: Array) -> Array:
