@@ -58,8 +58,8 @@ def header(run: Run, verdict: Verdict) -> str:
     """Return the verdict, the diagnosis, and what was judged by what."""
     colour, words = outcome(run, verdict)
     tally = f"{verdict.steps} steps judged, {verdict.departures} depart"
-    diagnosis = " ".join(line.strip() for line in report.diagnosed(verdict))
-    why = f'<p class="diagnosis"><strong>Diagnosis</strong> {escape(diagnosis)}</p>' if diagnosis else ""
+    diagnosis = "<br>".join(escape(line.strip()) for line in report.diagnosed(verdict))
+    why = f'<p class="diagnosis"><strong>Diagnosis</strong> {diagnosis}</p>' if diagnosis else ""
     rows = [
         *((name, str(value)) for name, value in run.description.items()),
         ("method", f"{run.method.title}: {described(run.method)}"),
@@ -148,8 +148,8 @@ def errors(run: Run, verdict: Verdict, trace: Trace) -> str:
     low, high = (np.floor(values.min()) - 1, np.ceil(values.max()) + 1) if len(values) else (-17, 0)
 
     def marks(axes: Axes) -> Iterable[str]:
-        yield axes.line(trace.allowed, "spec", trace.steps)
         yield axes.line(trace.error, "s s0", trace.steps)
+        yield axes.line(trace.allowed, "spec", trace.steps)
         if verdict.first is not None:
             yield mark(axes, run, trace, verdict.first, verdict.first.error)
 

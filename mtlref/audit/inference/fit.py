@@ -94,7 +94,7 @@ def infer(stem: str, log: Log, given: Mapping[str, Any] | None = None) -> Infere
     """
     given = dict(given or {})
     first = build(stem, given) if stem != "fixed" or given else build(stem, {"weights": 1.0})
-    read = {"losses": {"norms": None, "gram": None}, "norms": {"gram": None}, "gram": {}}[first.reads]
+    read: Any = {"losses": {"norms": None, "gram": None}, "norms": {"gram": None}, "gram": {}}[first.reads]
     small = beginning(replace(log, **read), FEW if first.reads == "gram" else SEARCHED)
     sought = [name for name in hyper_parameters(first) if name not in given]
     if not sought or stem not in PROPOSERS:
