@@ -22,19 +22,19 @@ STEPS = 60
 
 
 def run(stem):
-    """Losses and norms of three tasks, and a log that holds what every method reads, with equal weights."""
+    """Losses and norms of three tasks, and how a log with other weights, losses or inner products is made."""
     losses, norms = loops.falling(np.random.default_rng(1), STEPS, 3)
     gram = np.stack([np.diag(n**2) for n in norms])
-    return (
-        losses,
-        norms,
-        lambda folder, weights, L=losses, A=gram: loops.logged(
-            folder, stem, L, weights, norms=norms if stem == "gradnorm" else None, gram=A if stem in GRAM else None
-        ),
-    )
+    more = {
+        "gradnorm": {"norms": norms},
+        "pe_ltr": {"gram": gram},
+        "pcgrad": {"gram": gram, "draws": np.tile([[1, 2], [0, 2], [0, 1]], (STEPS, 1, 1))},
+    }
 
+    def logged(folder, weights, losses=losses, **other):
+        return loops.logged(folder, stem, losses, weights, **{**more.get(stem, {}), **other})
 
-GRAM = ("pe_ltr", "pcgrad")
+    return losses, norms, logged
 
 
 def gradnorm_weights(losses, norms, lr=0.01, alpha=1.0):
@@ -85,7 +85,7 @@ def test_a_collapsed_weight(tmp_path, method):
         names(method, logged(tmp_path, changed))
 
 
-@pytest.mark.parametrize(("alpha", "fires"), [(1.5, True), (0.5, True), (0.0, False), (1.0, False)])
+@pytest.mark.parametrize(("alpha", "fires"), [(1.5, True), (2.5, True), (0.0, False), (1.0, False)])
 def test_targets_that_cannot_be_met(tmp_path, alpha, fires):
     losses, norms, logged = run("gradnorm")
     log = logged(tmp_path, gradnorm_weights(losses, norms, alpha=alpha))
@@ -101,7 +101,7 @@ def test_targets_that_cannot_be_met(tmp_path, alpha, fires):
 def test_targets_of_equal_rates_can_be_met(tmp_path):
     losses, norms, logged = run("gradnorm")
     even = losses[:, :1] * [1.0, 2.0, 0.5]
-    log = logged(tmp_path, gradnorm_weights(even, norms, alpha=1.5), L=even)
+    log = logged(tmp_path, gradnorm_weights(even, norms, alpha=1.5), losses=even)
     assert "targets out of reach" not in names(mtlref.GradNorm(alpha=1.5), log)
 
 
@@ -109,7 +109,7 @@ def test_targets_of_equal_rates_can_be_met(tmp_path):
 def test_a_loss_that_reached_zero(tmp_path, value, fires):
     losses, _, logged = run("uncertainty")
     losses[30:33, 2] = value
-    log = logged(tmp_path, np.ones((STEPS, 3)), L=losses)
+    log = logged(tmp_path, np.ones((STEPS, 3)), losses=losses)
     assert names(mtlref.UncertaintyWeighting(), log) == ["loss at zero"] * fires
 
 
@@ -138,13 +138,16 @@ def test_a_run_without_conflicts(tmp_path, conflict):
     _, norms, logged = run("pcgrad")
     gram = np.stack([np.diag(n**2) for n in norms])
     gram[41, 0, 2] = gram[41, 2, 0] = -1e-3 if conflict else 0.0
-    assert names(mtlref.PCGrad(), logged(tmp_path, np.ones((STEPS, 3)), A=gram)) == ["no conflicts"] * (not conflict)
+    assert names(mtlref.PCGrad(), logged(tmp_path, np.ones((STEPS, 3)), gram=gram)) == ["no conflicts"] * (
+        not conflict
+    )
 
 
 def test_a_row_without_a_number_counts_for_nothing(tmp_path):
     losses, _, logged = run("uncertainty")
+    log = logged(tmp_path, np.ones((STEPS, 3)))
     losses[7] = np.nan
-    log = replace(logged(tmp_path, np.ones((STEPS, 3))), losses=losses)
+    log = replace(log, losses=losses)
     assert names(mtlref.UncertaintyWeighting(), log) == []
 
 
