@@ -15,8 +15,9 @@ The replays run side by side, as rows (`mtlref.audit.rows`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from mtlref.audit.allowance import plain
 from mtlref.audit.lift import lifted, numbers, step_rows
 from mtlref.audit.precision import ROUNDINGS, arithmetic
-from mtlref.audit.readers import Log
+from mtlref.audit.readers import Log, part
 from mtlref.audit.replay import FAILS, SEALED, SIZES, Replay, drawn, gradients, logged_weights, stepped, whole
 from mtlref.audit.rows import Rows, spread_out
 from mtlref.audit.spool import BLOCK
@@ -44,7 +45,8 @@ class FreeRun:
     """The replay from the start, against the log.
 
     `end` (K,) its last weights, at `end_row`, where it or the log's whole rows end; `apart` its largest distance from
-    the log and `allowed` the allowance there; `first` the first row whose distance exceeds the allowance, or None.
+    the log and `allowed` the allowance there; `first` the first row whose distance exceeds the allowance, or None;
+    `rows` how many rows were compared.
     """
 
     end: Array
@@ -52,6 +54,7 @@ class FreeRun:
     apart: float
     allowed: float
     first: int | None
+    rows: int = 0
 
     @property
     def follows(self) -> bool:
@@ -65,7 +68,23 @@ def feeds_back(method: Method) -> bool:
     return any(isinstance(stage, EQUALISERS) for stage in stages)
 
 
-def free_run(method: Method, log: Log) -> FreeRun:
+def free_run(method: Method, log: Log, restarts: Sequence[int] = ()) -> FreeRun:
+    """Return the replay of the log's runs: the one that goes farthest astray, and the end of the last.
+
+    `restarts`: rows at which, after the first, another run starts.
+    """
+    starts = sorted({0, *log.starts, *restarts})
+    runs = []
+    for start, stop in pairwise((*starts, len(log.rows))):
+        run = one_run(method, part(log, start, stop))
+        first = None if run.first is None else run.first + start
+        runs.append(replace(run, end_row=run.end_row + start, first=first))
+    astray = [run for run in runs if not run.follows]
+    worst = astray[0] if astray else max(runs, key=lambda run: run.apart)
+    return replace(worst, end=runs[-1].end, end_row=runs[-1].end_row, rows=sum(run.rows for run in runs))
+
+
+def one_run(method: Method, log: Log) -> FreeRun:
     """Return the replay that starts with the log's first weights and is never corrected again.
 
     It ends where the method cannot go on, for its own weights may lead where the log's did not, and at a row that
@@ -73,10 +92,12 @@ def free_run(method: Method, log: Log) -> FreeRun:
     """
     end, end_row, apart, allowed, first = weights_of(method.init(len(log.tasks))), 0, 0.0, 0.0, None
     ensemble: Iterator[Array] | None = None
-    done = 0
+    done = seen = 0
     for free in blocks(method, log):
         rows = np.arange(done, done + len(free), dtype=np.int64)
-        errors = np.abs(free - logged_weights(log)[done : done + len(free)])
+        logged = np.asarray(logged_weights(log)[done : done + len(free)])
+        seen += int(np.sum(np.all(np.isfinite(logged), axis=1))) - int(method.lagged and not done)
+        errors = np.where(np.isfinite(logged), np.abs(free - logged), 0.0)
         allowance = rounding(log, free, rows)
         if first is None and np.any(errors > allowance) and method.stem != "combination":
             ensemble = ensemble or skipped(moved(method, log), done)
@@ -89,7 +110,7 @@ def free_run(method: Method, log: Log) -> FreeRun:
             apart, allowed = float(errors[at].max()), float(allowance[at].max())
         done += len(free)
         end, end_row = free[-1], done - 1
-    return FreeRun(end, end_row, apart, allowed, first)
+    return FreeRun(end, end_row, apart, allowed, first, seen)
 
 
 def rounding(log: Log, free: Array, rows: NDArray[np.int64]) -> Array:
@@ -103,10 +124,11 @@ def blocks(method: Method, log: Log) -> Iterator[Array]:
     """Yield the replay's weights (n, K), a block of rows at a time, to the last row that it reaches."""
     replay, at, sizes = Replay(method, log), 0, iter(SIZES)
     state = method.init(len(log.tasks))
-    state = method.resumed(state, logged_weights(log)[0]) if method.lagged else state
+    if method.lagged and np.isfinite(logged_weights(log)[0]).all():
+        state = method.resumed(state, logged_weights(log)[0])
     while at < len(log.rows):
         stop = min(at + next(sizes, BLOCK), len(log.rows))
-        good = whole(method, log, at, stop)
+        good = whole(method, log, at, stop, corrected=False)
         stop = stop if good.all() else at + int(np.argmin(good))
         if stop == at:
             return
@@ -191,6 +213,7 @@ def moved(method: Method, log: Log) -> Iterator[Array]:
             signs[kind, at : at + 2, task] = 1, -1
     rng = np.random.default_rng(0)
     first = np.asarray(logged_weights(log)[0])
+    first = first if np.isfinite(first).all() else weights_of(method.init(K))
     starts = Rows(first + signs[0] * log.precision["weights"].of(first))
     state: Any = spread_out(method.init(K), count)
     for at in range(len(log.rows)):

@@ -40,9 +40,19 @@ class Trouble(Exception):
 
 @dataclass(frozen=True)
 class Norms:
-    """Stands for a Jacobian of which only the rows' norms (K,) are known."""
+    """Stands for a Jacobian of which only the rows' norms (K,) are known: orthogonal rows, one entry each (MTL-2)."""
 
     n: Array | Rows
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *_: Any, **options: Any) -> Norms:
+        if ufunc is not np.absolute or method != "__call__" or options:
+            raise TypeError(f"{ufunc.__name__} of a Jacobian of which only the norms are known")
+        return self
+
+    def __array_function__(self, function: Any, _: Any, args: Any, options: Any) -> Array | Rows:
+        if function is not np.sum or len(args) != 1 or options != {"axis": 1}:
+            raise TypeError(f"{function.__name__} of a Jacobian of which only the norms are known")
+        return self.n
 
 
 # CHECKS

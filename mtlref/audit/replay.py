@@ -115,9 +115,10 @@ def logged_weights(log: Log) -> Array:
     return log.weights
 
 
-def whole(method: Method, log: Log, start: int, stop: int) -> NDArray[np.bool_]:
-    """Return which rows hold a finite number wherever the method needs one."""
-    kinds = (log.losses, log.weights, log.draws, log.norms if method.reads == "norms" else None)
+def whole(method: Method, log: Log, start: int, stop: int, corrected: bool = True) -> NDArray[np.bool_]:
+    """Return which rows hold a finite number wherever the method needs one; weights only where it is `corrected`."""
+    weights = log.weights if method.lagged and corrected else None  # no other method reads them
+    kinds = (log.losses, weights, log.draws, log.norms if method.reads == "norms" else None)
     good = np.ones(stop - start, dtype=bool)
     for values in (*kinds, log.gram if method.reads == "gram" else None):
         if values is not None:
@@ -223,7 +224,8 @@ class Replay:
 
     def run_on(self, start: int, stop: int, state: State) -> tuple[Array, State]:
         """Return the weights in use (n, K) of a run that is not re-synchronised. Errors: those of `together`."""
-        w = Rows(np.asarray(logged_weights(self.log)[start:stop]))
+        logged = np.asarray(logged_weights(self.log)[start:stop])
+        w = Rows(np.where(np.isfinite(logged), logged, weights_of(state) if self.method.lagged else 0.0))
         later = self.given_weights(spread_out(state, stop - start), w)
         guess = followed(state, take(later, np.append(np.arange(1, stop - start), 0)))
         found = march(lambda before: self.after(start, stop, before, False)[1], state, guess)

@@ -82,6 +82,10 @@ def _precision(log: Log) -> str:
 def _outcome(run: Run, verdict: Verdict) -> Iterator[str]:
     """Say whether the run follows the method, and where it leaves it."""
     if verdict.first is None:
+        if not verdict.steps:
+            yield f"PASSED: the whole run follows {run.method.title} from its start; no step can be judged by itself."
+            yield from _whole_run(run, verdict)
+            return
         yield f"PASSED: the weights follow {run.method.title} at every one of {verdict.steps} steps."
         yield f"  largest error    {verdict.worst.error:.2e} (allowed {_allowed(verdict.worst):.2e})"
         yield from _whole_run(run, verdict)
@@ -147,6 +151,8 @@ def _limits(run: Run, verdict: Verdict) -> Iterator[str]:
     if verdict.kinks:
         at = "step lies" if verdict.kinks == 1 else "steps lie"
         yield f"Undecided: {verdict.kinks} {at} so near a kink that the logged digits allow either outcome."
+    for row in verdict.restarts:
+        yield f"Begins anew: at {run.method.cadence} {run.log.rows[row]} (line {run.log.lines[row]}) a run starts."
     if verdict.unjudged:
         rows = "step lacks" if verdict.unjudged == 1 else "steps lack"
         yield f"Not decided: {verdict.unjudged} {rows} a finite number, or hang on one that the log does not hold."
@@ -173,6 +179,7 @@ def plain(run: Run, verdict: Verdict) -> Mapping[str, object]:
         "unjudged": verdict.unjudged,
         "notes": list(run.log.notes),
         "departures": verdict.departures,
+        "begins_anew": [int(run.log.rows[row]) for row in verdict.restarts],
         "roundings": ROUNDINGS,
         "first": None if verdict.first is None else _transition(run, verdict.first),
         "worst": _transition(run, verdict.worst),

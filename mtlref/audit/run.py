@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mtlref.audit.readers import Log, read_log
+from mtlref.audit.readers import LARGEST_STEP, Given, Log, read_log
 from mtlref.audit.side import read_settings
+from mtlref.audit.tables import USUAL, Layout
 from mtlref.contract import Method
 from mtlref.methods import METHODS
 from mtlref.notation import LogError
@@ -72,21 +73,25 @@ def read_run(
     *,
     method: str | None = None,
     settings: Mapping[str, object] | None = None,
-    losses: str | None = None,
-    norms: str | None = None,
-    gram: str | None = None,
-    weights: str | None = None,
-    draws: str | None = None,
+    losses: Given = None,
+    norms: Given = None,
+    gram: Given = None,
+    weights: Given = None,
+    draws: Given = None,
+    layout: Layout = USUAL,
+    consecutive: bool = False,
     infer: bool = False,
 ) -> Run:
     """Return the run in the log `source`, judged by `method` with `settings`.
 
+    `consecutive`: the run took no steps between the rows, by however much their numbers grow.
     With `infer`, settings that nobody gives are inferred from the log, and so they are for the method "auto".
-
     Errors: LogError if the log cannot be read or lacks what the method reads, DomainError for the settings.
     """
     path = located(source)
-    log = replace(read_log(path, losses=losses, norms=norms, gram=gram, weights=weights, draws=draws), source=source)
+    kinds: dict[str, Given] = {"losses": losses, "norms": norms, "gram": gram, "weights": weights, "draws": draws}
+    log = replace(read_log(path, **kinds, layout=layout), source=source)
+    log = replace(log, stride=1) if consecutive else log
     side = read_settings(path)
     stem = method or side.get("method")
     if stem is None:
@@ -144,18 +149,23 @@ def by_epoch(log: Log) -> Log:
     """
     assert log.epochs is not None
     assert log.weights is not None
-    whole = log.epochs.astype(np.int64)
+    known = np.isfinite(log.epochs) & (np.abs(log.epochs) < LARGEST_STEP)
+    whole = np.where(known, log.epochs, 0).astype(np.int64)
     if np.any(whole != log.epochs):
         row = int(np.flatnonzero(whole != log.epochs)[0])
         raise LogError(
             f"{log.source}, line {log.lines[row]}: epoch {log.epochs[row]} is a fraction; whole ones are needed"
         )
-    starts = np.flatnonzero(np.diff(whole, prepend=whole[0] - 1))
-    epochs = whole[starts]
-    if len(np.unique(epochs)) != len(epochs):
+    runs = np.zeros(len(whole), dtype=bool)
+    runs[list(log.starts)] = True
+    starts = np.flatnonzero((np.diff(whole, prepend=whole[0] - 1) != 0) | runs)
+    epochs, run = whole[starts], np.cumsum(runs)[starts]
+    if len(np.unique(np.stack([run, epochs]), axis=1).T) != len(epochs):
         raise LogError(f"{log.source}: the rows of an epoch do not stand together in the column epoch")
     counts = np.diff(starts, append=len(whole))
-    changed = np.any(np.repeat(log.weights[starts], counts, axis=0) != log.weights, axis=1)
+    weights = np.fmax.reduceat(log.weights, starts)
+    same = (np.repeat(weights, counts, axis=0) == log.weights) | np.isnan(log.weights)
+    changed = ~np.all(same, axis=1)
     if changed.any():
         row = int(np.flatnonzero(changed)[0])
         message = f"{log.source}, line {log.lines[row]}: the weights change within epoch {whole[row]}"
@@ -167,7 +177,9 @@ def by_epoch(log: Log) -> Log:
         lines=log.lines[starts],
         epochs=log.epochs[starts],
         losses=means,
-        weights=log.weights[starts],
+        weights=weights,
         norms=None,
         gram=None,
+        draws=None,
+        starts=tuple(int(at) for at in np.searchsorted(starts, log.starts)),
     )

@@ -8,8 +8,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from mtlref.audit.objects import parsed
 from mtlref.audit.tables import broken, listed, open_file, quoted
-from mtlref.audit.texts import parsed
 
 SETTINGS = {"method": str, "settings": dict, "run": dict}
 """What a side file may hold, and of which type."""

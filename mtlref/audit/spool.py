@@ -60,3 +60,14 @@ def gathered(columns: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     for span in spans(len(columns[0])):
         spool.append(np.stack([column[span] for column in columns], axis=1))
     return spool.array()
+
+
+def blank(rows: int, width: int) -> NDArray[np.float64]:
+    """Return an array (rows, width) of NaN to be written to, in memory or mapped from a file without a name."""
+    if 8 * rows * width <= LIMIT:
+        return np.full((rows, width), np.nan)
+    file = tempfile.TemporaryFile(prefix="mtlref-")  # noqa: SIM115
+    values = np.memmap(file, dtype=np.float64, mode="w+", shape=(rows, width))
+    for span in spans(rows):
+        values[span] = np.nan
+    return values

@@ -1,6 +1,6 @@
-"""From a file to named columns of numbers: CSV, JSON Lines and NPZ.
+"""From a file to named columns of numbers: CSV, JSON Lines, either of them packed by gzip, NPZ, TensorBoard's events.
 
-`read_table` chooses the reader by the file's ending. Each reader works in the same order:
+`read_table` chooses the reader by the file's name. Each reader works in the same order:
 
 1. It learns the names of the columns: a CSV's header, the first object's keys, the archive's members.
 2. It asks `wanted` which of them matter. The rest is never converted, so a column of run names or an
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,6 +34,45 @@ LINE_LIMIT = 1 << 22
 
 Wanted = Callable[[str], bool]
 """Says of a column's name whether the column matters."""
+
+EVENTS = "tfevents"
+"""What the name of a file of TensorBoard's holds."""
+
+ENDINGS = (".csv", ".jsonl", ".ndjson", ".npz")
+"""What the names of other logs end in; the text files among them also with `.gz` behind it."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a file is laid out, as far as the user said so: None is what is found by its usual name.
+
+    `step`, `epoch`: the columns that number the rows. `name`, `value`: those of a long table, with a row a number.
+    """
+
+    step: str | None = None
+    epoch: str | None = None
+    name: str | None = None
+    value: str | None = None
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """The columns that may number the rows, the first that there is."""
+        return STEPS if self.step is None else (self.step,)
+
+    @property
+    def epochs(self) -> tuple[str, ...]:
+        """The columns that may number the epochs, the first that there is."""
+        return EPOCHS if self.epoch is None else (self.epoch,)
+
+
+STEPS = ("step", "_step", "Step", "global_step", "trainer/global_step", "iteration")
+"""What trackers call the column that numbers the steps."""
+
+USUAL = Layout()
+"""The layout of which nothing was said."""
+
+EPOCHS = ("epoch", "Epoch", "trainer/epoch")
+"""What trackers call the column that numbers the epochs; it numbers the rows where no other column does."""
 
 
 @dataclass(frozen=True)
@@ -53,21 +92,47 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
-def read_table(path: str | os.PathLike[str], wanted: Wanted) -> Table:
+def read_table(path: str | os.PathLike[str], wanted: Wanted, layout: Layout = USUAL) -> Table:
     """Return the wanted columns of the log at `path`. Errors: LogError."""
     from mtlref.audit.archives import read_npz
-    from mtlref.audit.texts import read_csv, read_json_lines
+    from mtlref.audit.events import read_events
+    from mtlref.audit.gunzip import unpacked
+    from mtlref.audit.objects import read_json_lines
+    from mtlref.audit.texts import read_csv
 
     source = os.fspath(path)
-    suffix = Path(source).suffix.lower()
-    readers = {".csv": read_csv, ".jsonl": read_json_lines, ".ndjson": read_json_lines, ".npz": read_npz}
-    if suffix not in readers:
-        raise broken(source, f"a log ends in {', '.join(readers)}; this one ends in {quoted(suffix)}")
+    packed, ending = kind_of(source)
+    readers = {".csv": read_csv, ".jsonl": read_json_lines, ".ndjson": read_json_lines}
     try:
+        if ending == EVENTS:
+            return read_events(source, wanted)
         with open_file(source) as file:
-            return readers[suffix](source, file, wanted)
+            if ending == ".npz":
+                return read_npz(source, file, wanted)
+            if not packed:
+                return readers[ending](source, file, wanted, layout)
+            stream, cut = unpacked(source, file)
+            table = readers[ending](source, stream, wanted, layout)
+            return replace(table, notes=(*table.notes, BROKEN_OFF)) if cut() else table
     except OSError as error:
         raise broken(source, f"cannot be read: {error.strerror or error}") from error
+
+
+BROKEN_OFF = "the packed file breaks off, and is read as far as it goes"
+"""The note on a gzip stream without its end."""
+
+
+def kind_of(source: str) -> tuple[bool, str]:
+    """Return whether a log is packed by gzip, and the ending that says what it is. Errors: LogError."""
+    name = Path(source).name.lower()
+    if EVENTS in name:
+        return False, EVENTS
+    packed = name.endswith(".gz")
+    ending = Path(name.removesuffix(".gz")).suffix
+    if ending not in ENDINGS or (packed and ending == ".npz"):
+        known = f"{', '.join(ENDINGS)}, the text files also with .gz behind it"
+        raise broken(source, f"a log ends in {known}; this one ends in {quoted(Path(name).suffix)}")
+    return packed, ending
 
 
 # MESSAGES

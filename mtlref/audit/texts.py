@@ -1,32 +1,32 @@
-"""From a text file to named columns: CSV and JSON Lines, read as a stream.
+"""From a text file to named columns: CSV, read as a stream; and the lines of any text file.
 
 A run that was killed leaves a last line that is cut short: it has no line end, and may lack cells, or the rest of its
 last number. Such a line is left out, and the table's `notes` say so. A JSON line shows whether it is whole; a CSV's
 last line without an end does not, and is left out unless it is the only row.
 
 A cell that is empty, or `null`, is a number that was not logged: NaN, as is one that says nan.
+
+A table is long where it has a row a number: one column holds the series' name, another the value. It is taken for one
+where it has columns of just these names and none that the patterns find; or where the user said so.
 """
 
 from __future__ import annotations
 
 import csv
-import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 import numpy as np
 
-from mtlref.audit.spool import BLOCK, Spool, spans
-from mtlref.audit.tables import LINE_LIMIT, Table, Wanted, broken, quoted, refuse_duplicates
-from mtlref.notation import Array, LogError
+from mtlref.audit.series import Series
+from mtlref.audit.spool import BLOCK, Spool
+from mtlref.audit.tables import LINE_LIMIT, Layout, Table, Wanted, broken, listed, quoted, refuse_duplicates
+from mtlref.notation import Array
 
-LARGEST_DEPTH = 16
-"""How deep the objects and lists of a JSON line may be nested."""
-
-TABLE_LIMIT = 1 << 33
-"""The most bytes that a table of JSON lines may take, which may each name other columns: 8 GiB."""
+NAMES, VALUES = ("name", "tag", "key", "metric", "series"), ("value", "scalar")
+"""What trackers call the two columns of a long table, in any case."""
 
 NUMBER = re.compile(r"[ \t]*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[ \t]*")
 """What a number looks like in a cell. It leaves out what float() also takes: 1_000, nan, inf."""
@@ -81,36 +81,114 @@ def left_out(number: int, why: str) -> str:
 # CSV
 
 
-def read_csv(source: str, file: BinaryIO, wanted: Wanted) -> Table:
+def read_csv(source: str, file: BinaryIO, wanted: Wanted, layout: Layout) -> Table:
     """Read a CSV: a header, then a row a step, comma-separated, quoted with `"` where need be."""
     text, notes = Lines(source, file), list[str]()
     reader = csv.reader(text, strict=True)
-    lines = Spool(dtype=np.int64)
     try:
         header = next(reader, None)
         if not header:
             raise broken(source, "line 1 is blank; a CSV begins with a header")
         refuse_duplicates(source, header, "line 1")
-        places = [place for place, name in enumerate(header) if wanted(name)]
-        values = Spool((len(places),))
+        long = long_columns(source, header, wanted, layout)
+        rows = CSVRows(source, header, wanted) if long is None else LongRows(source, header, wanted, layout, long)
         for cells, numbers in csv_blocks(source, reader, lambda: reader.line_num, len(header)):
-            values.append(converted(source, header, places, cells, numbers))
-            lines.append(numbers)
+            rows.add(cells, numbers)
         if text.cut is not None and text.cut[1].strip():
             number, last = text.cut
-            if lines.rows:
+            if rows.count:
                 notes.append(left_out(number, "has no line end"))
             else:
                 for cells, _ in csv_blocks(source, csv.reader([last], strict=True), lambda: number, len(header)):
-                    values.append(converted(source, header, places, cells, [number]))
-                    lines.append([number])
+                    rows.add(cells, [number])
     except csv.Error as error:
         raise broken(source, f"line {reader.line_num} is not valid CSV: {error}") from error
-    if not lines.rows:
+    if not rows.count:
         raise broken(source, "has a header and no rows")
-    table = values.array()
-    columns = {header[place]: table[:, at] for at, place in enumerate(places)}
-    return Table(source, tuple(header), columns, lines.array(), "line", tuple(notes))
+    return rows.table(tuple(notes))
+
+
+class CSVRows:
+    """The wanted columns of the rows seen so far."""
+
+    def __init__(self, source: str, header: list[str], wanted: Wanted) -> None:
+        self.source, self.header = source, header
+        self.places = [place for place, name in enumerate(header) if wanted(name)]
+        self.values, self.lines = Spool((len(self.places),)), Spool(dtype=np.int64)
+
+    @property
+    def count(self) -> int:
+        """How many rows were seen."""
+        return self.lines.rows
+
+    def add(self, cells: list[list[str]], numbers: list[int]) -> None:
+        """Add rows, which end on the lines `numbers`."""
+        self.values.append(converted(self.source, self.header, self.places, cells, numbers))
+        self.lines.append(numbers)
+
+    def table(self, notes: tuple[str, ...]) -> Table:
+        """Return the table."""
+        values = self.values.array()
+        columns = {self.header[place]: values[:, at] for at, place in enumerate(self.places)}
+        return Table(self.source, tuple(self.header), columns, self.lines.array(), "line", notes)
+
+
+class LongRows:
+    """The series of a long table's rows seen so far; `columns` are those of the name and the value."""
+
+    def __init__(
+        self, source: str, header: list[str], wanted: Wanted, layout: Layout, columns: tuple[str, str]
+    ) -> None:
+        self.source, self.count = source, 0
+        self.step = numbered(source, header, layout)
+        self.series = Series(source, wanted, self.step)
+        self.name_at, self.value_at = (header.index(column) for column in columns)
+        self.step_at, self.value = header.index(self.step), columns[1]
+
+    def add(self, cells: list[list[str]], numbers: list[int]) -> None:
+        """Add rows, which end on the lines `numbers`."""
+        self.count += len(cells)
+        for row, number in zip(cells, numbers, strict=True):
+            name, where = row[self.name_at], f"line {number}"
+            if self.series.wants(name):
+                step = number_in_cell(self.source, row[self.step_at], where, self.step)
+                refuse_step(self.source, step, where, self.step)
+                value = number_in_cell(self.source, row[self.value_at], where, self.value)
+                self.series.add(name, step, value, number)
+
+    def table(self, notes: tuple[str, ...]) -> Table:
+        """Return the table."""
+        return self.series.table(notes)
+
+
+def long_columns(source: str, header: Iterable[str], wanted: Wanted, layout: Layout) -> tuple[str, str] | None:
+    """Return the columns of a long table's names and values, None for a wide one. Errors: LogError."""
+    if (layout.name is None) != (layout.value is None):
+        raise broken(source, "a long table has a column of names and one of values; only one of them is given")
+    if layout.name is not None and layout.value is not None:
+        missing = [column for column in (layout.name, layout.value) if column not in header]
+        if missing:
+            raise broken(source, f"has no column {listed(missing)}; the columns are {listed(list(header))}")
+        return layout.name, layout.value
+    names, values = ([c for c in header if c.lower() in known] for known in (NAMES, VALUES))
+    numbering = (*layout.steps, *layout.epochs)
+    if len(names) != 1 or len(values) != 1 or any(wanted(c) for c in header if c not in numbering):
+        return None
+    return names[0], values[0]
+
+
+def numbered(source: str, header: Iterable[str], layout: Layout) -> str:
+    """Return the column that numbers a long table's rows. Errors: LogError if there is none."""
+    found = next((column for column in (*layout.steps, *layout.epochs) if column in header), None)
+    if found is None:
+        raise broken(source, "a long table needs a column of steps: which numbers belong together is not said")
+    return found
+
+
+def refuse_step(source: str, step: float, where: str, column: str) -> None:
+    """Raise LogError for a step that is no number."""
+    if not math.isfinite(step):
+        raise broken(source, f"{where}, column {quoted(column)}: the step is {step}", column=column, value=step)
 
 
 def csv_blocks(
@@ -164,158 +242,3 @@ def number_in_cell(source: str, cell: str, where: str, column: str) -> float:
     if not np.isfinite(value):
         raise broken(source, f"{at}: {quoted(cell)} is too large for a float64", column=column, value=cell)
     return value
-
-
-# JSON LINES
-
-
-def read_json_lines(source: str, file: BinaryIO, wanted: Wanted) -> Table:
-    """Read JSON Lines: an object a line; nested objects and lists are flattened with `/`.
-
-    A line may lack columns that others have: it says nothing of them.
-    """
-    text, rows = Lines(source, file), JSONRows(source, wanted)
-    for number, line in enumerate(text, start=1):
-        rows.add(number, line)
-    if text.cut is not None:
-        number, last = text.cut
-        try:
-            parsed(source, last, "")
-        except LogError:
-            if rows.lines.rows:
-                return rows.table((left_out(number, "is not a whole object"),))
-        rows.add(number, last)
-    return rows.table(())
-
-
-class JSONRows:
-    """The wanted columns of the lines seen so far; `places` says in which column of `values` each stands."""
-
-    def __init__(self, source: str, wanted: Wanted) -> None:
-        self.source, self.wanted = source, wanted
-        self.names: dict[str, bool] = {}
-        self.places: dict[str, int] = {}
-        self.waiting: list[dict[str, float]] = []
-        self.values, self.lines = Spool((1,)), Spool(dtype=np.int64)
-
-    def add(self, number: int, line: str) -> None:
-        """Add a line; a blank one is no row."""
-        if not line.strip():
-            return
-        where = f"line {number}"
-        flat = flattened(self.source, parsed(self.source, line, where), where)
-        if flat.keys() - self.names.keys():
-            self.names.update({name: self.wanted(name) for name in flat if name not in self.names})
-            self.places = {name: at for at, name in enumerate(n for n, here in self.names.items() if here)}
-        self.waiting.append(
-            {
-                name: number_in_json(self.source, value, number, name)
-                for name, value in flat.items()
-                if self.names[name]
-            }
-        )
-        self.lines.append([number])
-        if len(self.waiting) >= min(BLOCK, max(1, BLOCK * 32 // max(1, len(self.places)))):
-            self.settle()
-
-    def settle(self) -> None:
-        """Move the rows that wait into the table, made wider if need be. Errors: LogError if it gets too large."""
-        width = len(self.places)
-        rows = self.values.rows + len(self.waiting)
-        if 8 * rows * width > TABLE_LIMIT:
-            message = f"its lines name so many different columns that a table of them takes {8 * rows * width} bytes"
-            raise broken(self.source, f"{message}; the limit is {TABLE_LIMIT}")
-        if width > self.values.shape[0]:
-            self.values = widened(self.values, width)
-        block = np.full((len(self.waiting), self.values.shape[0]), np.nan)
-        for row, numbers in enumerate(self.waiting):
-            for name, value in numbers.items():
-                block[row, self.places[name]] = value
-        self.values.append(block)
-        self.waiting.clear()
-
-    def table(self, notes: tuple[str, ...]) -> Table:
-        """Return the table."""
-        if not self.lines.rows:
-            raise broken(self.source, "has no rows")
-        self.settle()
-        values = self.values.array()
-        columns = {name: values[:, at] for name, at in self.places.items()}
-        return Table(self.source, tuple(self.names), columns, self.lines.array(), "line", notes)
-
-
-def widened(spool: Spool, width: int) -> Spool:
-    """Return the rows with NaN in the columns that are new; at least twice as many, so that it is seldom done."""
-    wider, values = Spool((max(width, 2 * spool.shape[0]),)), spool.array()
-    for span in spans(len(values)):
-        block = np.full((len(values[span]), wider.shape[0]), np.nan)
-        block[:, : values.shape[1]] = values[span]
-        wider.append(block)
-    return wider
-
-
-def parsed(source: str, text: str, where: str) -> object:
-    """Return what the JSON `text` says, objects with distinct keys only. Errors: LogError.
-
-    NaN and infinities are let through, so that the caller can say in which column they stand.
-    """
-    try:
-        return DECODER.decode(text)
-    except RecursionError as error:
-        raise broken(source, f"{where} is nested too deeply") from error
-    except json.JSONDecodeError as error:
-        at = f"{error.msg} at character {error.pos + 1}"
-        raise broken(source, f"{where} is not valid JSON: {at}") from error
-    except ValueError as error:
-        raise broken(source, f"{where} is not valid JSON: {error}") from error
-
-
-def distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """Return an object's pairs as a dict. Errors: ValueError if a key occurs twice."""
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {quoted(twice)} occurs twice in an object")
-    return result
-
-
-DECODER = json.JSONDecoder(object_pairs_hook=distinct)
-
-
-def flattened(source: str, document: object, where: str) -> dict[str, object]:
-    """Return an object's leaves in order, each under the keys and indices that lead to it, `/` between."""
-    if not isinstance(document, dict):
-        raise broken(source, f"{where} is not a JSON object", value=document)
-    if not any(isinstance(value, dict | list) for value in document.values()):
-        return document
-    flat: dict[str, object] = {}
-    pending: list[tuple[str, object, int]] = [(key, value, 1) for key, value in reversed(document.items())]
-    while pending:
-        name, value, depth = pending.pop()
-        if isinstance(value, dict | list):
-            if depth > LARGEST_DEPTH:
-                raise broken(source, f"{where} is nested more than {LARGEST_DEPTH} deep")
-            inner = value.items() if isinstance(value, dict) else enumerate(value)
-            pending.extend((f"{name}/{key}", item, depth + 1) for key, item in reversed(list(inner)))
-        elif name in flat:
-            raise broken(source, f"{where} names the column {quoted(name)} twice", column=name)
-        else:
-            flat[name] = value
-    return flat
-
-
-def number_in_json(source: str, value: object, line: int, column: str) -> float:
-    """Return a JSON number as a float, NaN for null; true, false and text are not numbers."""
-    if type(value) is float:
-        return value
-    if value is None:
-        return math.nan
-    at = f"line {line}, column {quoted(column)}"
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise broken(source, f"{at}: {quoted(value)} is not a number", column=column, value=value)
-    try:
-        return float(value)
-    except OverflowError as error:
-        message = f"{at}: {quoted(value)} is too large for a float64"
-        raise broken(source, message, column=column, value=value) from error

@@ -17,6 +17,7 @@ import numpy as np
 from mtlref.audit.compare import Tally, Transition, compared
 from mtlref.audit.drift import FreeRun, free_run
 from mtlref.audit.readers import Log
+from mtlref.audit.replay import logged_weights
 from mtlref.audit.spool import BLOCK
 from mtlref.contract import Method
 from mtlref.defects import DEFECTS, Defect, combinations, compatible, variant
@@ -62,7 +63,7 @@ class Verdict:
     `steps` judged, of which `kinks` decide nothing; `unjudged` steps on rows that lack a number or hang on one;
     `first` departure and `worst` transition; `departures` counted; `run` the whole run against a replay from its
     start; `diagnosis` None when the run agrees; `open_defects`: single defects that the log cannot rule out, beside
-    what explains it.
+    what explains it; `restarts`: rows at which another run starts.
     """
 
     steps: int
@@ -74,6 +75,7 @@ class Verdict:
     run: FreeRun
     diagnosis: Diagnosis | None
     open_defects: tuple[Defect, ...]
+    restarts: tuple[int, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -87,26 +89,49 @@ def judge(method: Method, log: Log, progress: bool | None = False) -> Verdict:
     `progress`: whether a bar is shown, None: where standard error is a terminal and the log is long.
     Errors: MtlrefError, with the step, where the log leaves the method's domain.
     """
-    tally = Tally(method.lagged)
+    tally = Tally()
     shown = (len(log.rows) >= LONG and None) if progress is None else progress
     for block in track(compared(method, log), len(log.rows) // BLOCK + 1, "rows", shown):
         tally.add(block)
-    if tally.worst is None:
+    free = free_run(method, log, tally.restarts)
+    if tally.worst is None and not free.rows:
         message = f"{log.source}: no row of the log can be judged: a number is missing or not finite in each"
         raise LogError(message, argument="log")
-    free = free_run(method, log)
+    if log.stride > 1 and remembers(method, log) and (tally.departures or not free.follows):
+        raise undecided(method, log)
     diagnosis = diagnose(method, log) if tally.departures else None
     return Verdict(
         steps=tally.steps,
         kinks=tally.kinks,
-        unjudged=len(log.rows) - method.lagged - tally.steps,
+        unjudged=len(log.rows) - method.lagged * (1 + len(tally.restarts)) - tally.steps,
         departures=tally.departures,
         first=tally.first,
-        worst=tally.worst,
+        worst=tally.worst or at_the_end(log, free),
         run=free,
         diagnosis=diagnosis,
         open_defects=open_defects(method, log, diagnosis),
+        restarts=tuple(tally.restarts),
     )
+
+
+def at_the_end(log: Log, free: FreeRun) -> Transition:
+    """Return the end of the replay from the start, where no step can be judged by itself."""
+    got = np.array(logged_weights(log)[free.end_row])
+    return Transition(free.end_row, got, free.end, np.full(len(got), free.allowed), kink=False)
+
+
+def remembers(method: Method, log: Log) -> bool:
+    """Return whether a step hangs on those before it."""
+    return method.lagged or bool(vars(method.init(len(log.tasks))))
+
+
+def undecided(method: Method, log: Log) -> LogError:
+    """Return the error that rows which may not follow each other do not agree."""
+    where = f"{log.source}: the rows do not follow each other by {method.title}, and the steps go by {log.stride}"
+    message = (
+        f"{where}: if the run took steps between them, the log cannot decide; if it took none, say --consecutive"
+    )
+    return LogError(message, argument="log")
 
 
 def open_defects(method: Method, log: Log, diagnosis: Diagnosis | None) -> tuple[Defect, ...]:
@@ -158,7 +183,7 @@ def explains(method: Method, log: Log, defects: tuple[Defect, ...]) -> Explanati
     try:
         with np.errstate(all="ignore"):  # a defect may divide by 0; what comes of it agrees with no log
             for block in compared(wrong, log, one_is_enough=True):
-                if not len(block.rows) or (block.rows[0] == 0 and method.lagged):
+                if block.initial:
                     continue
                 if not block.agrees.all():
                     return None

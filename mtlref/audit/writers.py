@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from mtlref.audit.readers import LARGEST_STEP, STEPS
+from mtlref.audit.readers import LARGEST_STEP
 from mtlref.audit.side import encoded_settings, side_file
 from mtlref.audit.tables import LINE_LIMIT, broken, quoted
 from mtlref.notation import Array, real
+
+STEPS = ("step", "epoch")
+"""The columns that number the rows of a log that is written."""
 
 
 def write_log(

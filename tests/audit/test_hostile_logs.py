@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtlref.audit import archives, texts
+from mtlref.audit import archives, objects
 from mtlref.audit.readers import read_log
 from mtlref.notation import LogError
 
@@ -213,7 +213,7 @@ def test_what_is_cut_short_or_was_not_logged_is_left_out_and_said(tmp_path, case
 
 
 def test_lines_that_each_name_other_columns_are_refused_before_their_table_is_made(tmp_path, monkeypatch):
-    monkeypatch.setattr(texts, "TABLE_LIMIT", 1_000_000)
+    monkeypatch.setattr(objects, "TABLE_LIMIT", 1_000_000)
     lines = "".join(f'{{"loss/{i}": {i}}}\n' for i in range(2000))
     message = refusal(save(tmp_path, "a.jsonl", lines.encode()))
     assert "so many different columns" in message

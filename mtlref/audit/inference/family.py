@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from mtlref.audit.inference.numbers import Estimate, simplest, widths
-from mtlref.audit.readers import Log
+from mtlref.audit.readers import Log, part
 from mtlref.methods import METHODS
 from mtlref.notation import Array
 from mtlref.settings import hyper_parameters
@@ -71,16 +71,8 @@ def defaults(stem: str) -> dict[str, Any]:
 
 
 def beginning(log: Log, rows: int) -> Log:
-    """Return the log's first rows, in memory, up to where the run starts anew."""
-    N = len(log.rows)
-    starts = getattr(log, "starts", (0,))
-    rows = min(rows, *starts[1:2], N)
-    cut: dict[str, Any] = {}
-    for part in fields(log):
-        value = getattr(log, part.name)
-        if isinstance(value, np.ndarray) and value.ndim and len(value) == N:
-            cut[part.name] = np.array(value[:rows])
-    return replace(log, **cut)
+    """Return the log's first rows, up to where another run starts."""
+    return part(log, 0, min(rows, *log.starts[1:2], len(log.rows)))
 
 
 def off(log: Log, kind: str, values: Array) -> Array:

@@ -239,10 +239,11 @@ def fit_of(
     if not defects:
         try:
             for block in compared(method, log):
-                begun = slice(int(len(block.rows) > 0 and block.rows[0] == 0 and method.lagged), None)
-                steps += len(block.rows[begun])
-                departures += int(np.sum(~block.agrees[begun]))
-                largest = max(largest, float(np.max(np.abs(block.got - block.expected)[begun], initial=0.0)))
+                if block.initial:
+                    continue
+                steps += len(block.rows)
+                departures += int(np.sum(~block.agrees))
+                largest = max(largest, float(np.max(np.abs(block.got - block.expected), initial=0.0)))
         except MtlrefError:
             steps, departures, largest = len(log.rows), len(log.rows), np.inf
     else:
