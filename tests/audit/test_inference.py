@@ -221,13 +221,11 @@ def test_pcgrad_s_reduction_is_recovered(tmp_path):
 
 
 def test_any_method_is_found_and_what_could_not_be_tried_is_said(tmp_path):
-    losses, norms = loops.falling(np.random.default_rng(14), 80, 3)
+    losses, norms = loops.falling(np.random.default_rng(14), 50, 3)
     logs = {
-        "dwa": (loops.dwa(losses, 1.5), None),
         "cov": (loops.cov(losses, decay=0.9), None),
-        "uncertainty": (loops.uncertainty(losses, ["gaussian"] * 3, loops.Descent(0.01)), None),
         "gradnorm": (loops.gradnorm(losses, norms, 1.2, loops.Descent(0.02)), norms),
-        "fixed": (np.ones((80, 3)) * [0.2, 0.3, 0.5], None),
+        "fixed": (np.ones((50, 3)) * [0.2, 0.3, 0.5], None),
     }
     for stem, (weights, n) in logs.items():
         search = infer_any(loops.logged(tmp_path, "dwa", losses, weights, norms=n))
@@ -283,6 +281,7 @@ def test_logs_of_a_few_rows_are_an_answer_or_one_clear_line(tmp_path, stem, rows
         assert "run.csv" in str(error)
     else:
         assert run.inference is not None
+        assert rows > 1 or stem in ("cov", "auto") or run.inference.kind == "undecided"
 
 
 def test_numbers_that_are_zero_infinite_or_missing_break_nothing(tmp_path):

@@ -23,7 +23,7 @@ from mtlref.defects import DEFECTS, Defect
 from mtlref.notation import MtlrefError
 from mtlref.settings import build, hyper_parameters
 
-Kind = Literal["given", "recovered", "ambiguous", "with a defect", "nearest"]
+Kind = Literal["given", "recovered", "ambiguous", "undecided", "with a defect", "nearest"]
 
 PROPOSERS: Mapping[str, Callable[[Log, Mapping[str, Any]], Iterator[Family]]] = {
     "fixed": gram.fixed,
@@ -104,6 +104,8 @@ def infer(stem: str, log: Log, given: Mapping[str, Any] | None = None) -> Infere
     search = _Search(stem, small, given)
     fits = search.fits()
     if fits:
+        if not fits[0].steps:
+            return Inference(stem, "undecided", (search.usual(),), len(small.rows), search.tried)
         anything = any(np.isinf(high) for _, high in fits[0].spans.values())
         kind = "ambiguous" if anything or len(fits) > 1 else "recovered"
         return Inference(stem, kind, fits, len(small.rows), search.tried)
@@ -210,6 +212,11 @@ class _Search:
                 same.append(value)
         alike = {name: tuple(same)} if same else {}
         return Fit(fit.method, fit.settings, fit.spans, alike, None, fit.steps, fit.departures, fit.largest)
+
+    def usual(self) -> Fit:
+        """Return the defaults of what is not given."""
+        settings = {name: value for name, value in defaults(self.stem).items() if name not in self.given}
+        return fit_of(build(self.stem, {**self.given, **settings}), settings, Family(), self.log)
 
     def without(self) -> tuple[Kind, Fit]:
         """Return what fits with a known defect, or else the nearest of some rough settings."""
