@@ -21,7 +21,7 @@ from mtlref.audit.side import read_settings
 from mtlref.audit.tables import USUAL, Layout
 from mtlref.contract import Method
 from mtlref.methods import METHODS
-from mtlref.notation import LogError
+from mtlref.notation import Array, LogError
 from mtlref.settings import build, hyper_parameters
 
 if TYPE_CHECKING:
@@ -84,8 +84,9 @@ def read_run(
 ) -> Run:
     """Return the run in the log `source`, judged by `method` with `settings`.
 
-    `consecutive`: the run took no steps between the rows, by however much their numbers grow.
     With `infer`, settings that nobody gives are inferred from the log, and so they are for the method "auto".
+    `consecutive`: the run took no steps between the rows, by however much their numbers grow.
+
     Errors: LogError if the log cannot be read or lacks what the method reads, DomainError for the settings.
     """
     path = located(source)
@@ -127,7 +128,7 @@ def readable(log: Log, method: Method) -> Log:
     if log.weights is None:
         raise LogError(f"{log.source}: the log holds no weights (--weights PATTERN): nothing to judge")
     if method.reads == "norms" and log.norms is None and log.gram is not None:
-        log = replace(log, norms=np.sqrt(np.diagonal(log.gram, axis1=1, axis2=2)))
+        log = with_norms(log, np.diagonal(log.gram, axis1=1, axis2=2))
     for kind, held in (("norms", log.norms), ("gram", log.gram)):
         if method.reads == kind and held is None:
             raise LogError(f"{log.source}: {method.title} reads {kind} (--{kind} PATTERN); the log holds none")
@@ -140,6 +141,16 @@ def readable(log: Log, method: Method) -> Log:
             f"{log.source}: {method.title} draws at random, and the log does not hold its draws (--draws PATTERN)"
         )
     return by_epoch(log) if method.cadence == "epoch" and log.epochs is not None else log
+
+
+def with_norms(log: Log, squares: Array) -> Log:
+    """Return the log with the norms whose squares it holds, and what they may be off by: √(s ± a) is √s ± a/√s."""
+    squares = np.where(squares >= 0, squares, np.nan)
+    norms, known = np.sqrt(squares), log.precision["gram"]
+    least = np.min(norms, where=norms > 0, initial=np.inf)
+    absolute = min(known.absolute / least, float(np.sqrt(known.absolute)))
+    precision = {**log.precision, "norms": replace(known, absolute=absolute)}
+    return replace(log, norms=norms, precision=precision)
 
 
 def by_epoch(log: Log) -> Log:
