@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mtlref.audit.series import Series
-from mtlref.audit.tables import Table, Wanted, broken, open_file
+from mtlref.audit.tables import Table, Wanted, broken, event_files, open_file
 from mtlref.notation import MissingExtraError
 
 RECORD_LIMIT = 1 << 31
@@ -20,16 +20,21 @@ RECORD_LIMIT = 1 << 31
 
 
 def read_events(source: str, wanted: Wanted) -> Table:
-    """Read an event file: a row a step. Errors: LogError, MissingExtraError without tensorboard."""
-    with open_file(source) as file:
-        if os.fstat(file.fileno()).st_size > RECORD_LIMIT:
-            raise broken(source, f"is larger than {RECORD_LIMIT} bytes")
-    series = Series(source, wanted)
-    for number, event in enumerate(events(source), start=1):
-        for summary in event.summary.value:
-            value = scalar_of(summary)
-            if value is not None and series.wants(summary.tag):
-                series.add(summary.tag, float(event.step), value, number)
+    """Read an event file, or all that are in a directory: a row a step.
+
+    Errors: LogError, MissingExtraError without tensorboard.
+    """
+    series, number = Series(source, wanted), 0
+    for path in event_files(source) or [source]:
+        with open_file(path) as file:
+            if os.fstat(file.fileno()).st_size > RECORD_LIMIT:
+                raise broken(path, f"is larger than {RECORD_LIMIT} bytes")
+        for event in events(path):
+            number += 1
+            for summary in event.summary.value:
+                value = scalar_of(summary)
+                if value is not None and series.wants(summary.tag):
+                    series.add(summary.tag, float(event.step), value, number)
     return series.table((), "event")
 
 

@@ -46,13 +46,15 @@ ENDINGS = (".csv", ".jsonl", ".ndjson", ".npz")
 class Layout:
     """How a file is laid out, as far as the user said so: None is what is found by its usual name.
 
-    `step`, `epoch`: the columns that number the rows. `name`, `value`: those of a long table, with a row a number.
+    `step`, `epoch`: the columns that number the rows. `name`, `value`: those of a long table, with a row a number;
+    `long`: what looks like one is one, whatever the patterns find.
     """
 
     step: str | None = None
     epoch: str | None = None
     name: str | None = None
     value: str | None = None
+    long: bool = False
 
     @property
     def steps(self) -> tuple[str, ...]:
@@ -125,7 +127,7 @@ BROKEN_OFF = "the packed file breaks off, and is read as far as it goes"
 def kind_of(source: str) -> tuple[bool, str]:
     """Return whether a log is packed by gzip, and the ending that says what it is. Errors: LogError."""
     name = Path(source).name.lower()
-    if EVENTS in name:
+    if EVENTS in name or event_files(source):
         return False, EVENTS
     packed = name.endswith(".gz")
     ending = Path(name.removesuffix(".gz")).suffix
@@ -133,6 +135,24 @@ def kind_of(source: str) -> tuple[bool, str]:
         known = f"{', '.join(ENDINGS)}, the text files also with .gz behind it"
         raise broken(source, f"a log ends in {known}; this one ends in {quoted(Path(name).suffix)}")
     return packed, ending
+
+
+def is_log(name: str) -> bool:
+    """Return whether a file's name is that of a log."""
+    try:
+        kind_of(name)
+    except LogError:
+        return False
+    return True
+
+
+def event_files(source: str) -> list[str]:
+    """Return the files of TensorBoard's in a directory, in the order of their names, which begin with the time."""
+    try:
+        names = os.listdir(source) if os.path.isdir(source) else []
+    except (OSError, ValueError):
+        return []
+    return [os.path.join(source, name) for name in sorted(names) if EVENTS in name.lower()]
 
 
 # MESSAGES

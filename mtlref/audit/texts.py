@@ -172,7 +172,8 @@ def long_columns(source: str, header: Iterable[str], wanted: Wanted, layout: Lay
         return layout.name, layout.value
     names, values = ([c for c in header if c.lower() in known] for known in (NAMES, VALUES))
     numbering = (*layout.steps, *layout.epochs)
-    if len(names) != 1 or len(values) != 1 or any(wanted(c) for c in header if c not in numbering):
+    wide = not layout.long and any(wanted(c) for c in header if c not in numbering)
+    if len(names) != 1 or len(values) != 1 or wide:
         return None
     return names[0], values[0]
 
