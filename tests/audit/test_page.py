@@ -118,7 +118,7 @@ def test_a_long_run_is_drawn_as_bands_that_lose_no_peak(tmp_path):
     assert len(text) < 200_000
     assert len(Page(text).all("polygon", "band")) == 4
     assert f"first departure: epoch {at}" in text
-    assert "A column of the drawing stands for 30 rows" in text
+    assert "A column of the drawing stands for up to 30 rows" in text
 
 
 def test_a_gap_breaks_the_lines_and_what_cannot_be_replayed_is_left_out(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -71,8 +71,10 @@ def defaults(stem: str) -> dict[str, Any]:
 
 
 def beginning(log: Log, rows: int) -> Log:
-    """Return the log's first rows, up to where another run starts."""
-    return part(log, 0, min(rows, *log.starts[1:2], len(log.rows)))
+    """Return the log's first rows, in memory, up to where another run starts."""
+    cut = part(log, 0, min(rows, *log.starts[1:2], len(log.rows)))
+    held = {name: values for name, values in vars(cut).items() if isinstance(values, np.ndarray)}
+    return replace(cut, **{name: np.array(values) for name, values in held.items()})  # type: ignore[arg-type]
 
 
 def off(log: Log, kind: str, values: Array) -> Array:

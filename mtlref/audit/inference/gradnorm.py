@@ -246,7 +246,7 @@ def with_beta(
 def own_betas(data: Measured, ends: Span, rate: float | None) -> list[float]:
     """Return the discounts β with which the second step, along d(1) + β d(0), is the logged one.
 
-    They come from one step, so they are refined: by the rate and β that fit the next rows best with the same signs.
+    They come from one step, so they are rounded to three digits; the rows that follow and the replay decide.
     """
     found = set[float]()
     K, w, w_next = data.w.shape[1], data.w[1], data.w[2]
