@@ -94,7 +94,8 @@ def figures(run: Run, verdict: Verdict, trace: Trace) -> str:
     tasks = run.log.tasks[:TASKS]
     keys = "".join(key(f"s{i % COLOURS}", task) for i, task in enumerate(tasks))
     more = f" The first {TASKS} tasks of {len(run.log.tasks)} are drawn." if len(run.log.tasks) > TASKS else ""
-    dense = "" if trace.exact else f" A column of the drawing stands for up to {-(-trace.rows // len(trace.steps))} rows"
+    each = -(-trace.rows // len(trace.steps))
+    dense = "" if trace.exact else f" A column of the drawing stands for up to {each} rows"
     weights_note = f"{dense}, and reaches from their least to their largest weight." if dense else ""
     error_note = f"{dense}, and has the one that exceeds its allowance most." if dense else ""
     return (

@@ -152,6 +152,18 @@ def test_equal_rates_leave_gradnorm_s_strength_open(tmp_path):
     assert found.best.method.lr == 0.01
 
 
+def test_one_task_leaves_gradnorm_open_and_a_gap_at_the_start_does_not(tmp_path):
+    """One weight is 1 for ever. A row that lacks a number says nothing of alpha: nothing is called open for it."""
+    ones = np.ones((20, 1))
+    found = infer("gradnorm", loops.logged(tmp_path, "gradnorm", ones, ones, norms=ones))
+    assert (found.kind, found.best.spans["alpha"]) == ("ambiguous", (0.0, np.inf))
+    losses, norms = loops.falling(np.random.default_rng(21), 40, 2)
+    weights = loops.gradnorm(losses, norms, 1.5, loops.Descent(0.025))
+    log = loops.logged(tmp_path, "gradnorm", losses, weights, norms=norms)
+    log.losses[1] = np.nan
+    assert infer("gradnorm", log).best.spans == {}
+
+
 def test_a_rate_upside_down_is_named_as_the_defect_it_is(tmp_path):
     losses, norms = loops.falling(np.random.default_rng(8), 120, 3)
     weights = loops.gradnorm(losses, norms, -1.3, loops.Descent(0.01))

@@ -66,7 +66,8 @@ def gradnorm(log: Log, given: Mapping[str, Any]) -> Iterator[Family]:
     """Yield the strengths, optimisers and rates that give the logged steps."""
     data = measured(log)
     if data is None:
-        yield Family(spans={name: (0.0, math.inf) for name in ("alpha", "lr") if name not in given})
+        idle = [name for name in ("alpha", "lr") if name not in given and len(log.tasks) == 1]
+        yield Family(spans={name: (0.0, math.inf) for name in idle})  # one task: its weight is 1 for ever
         return
     low, high = (-WIDEST, WIDEST) if "alpha" not in given else (given["alpha"], given["alpha"])
     for choice, rate in choices(given):
