@@ -257,6 +257,19 @@ def test_equal_weights_are_also_those_of_others(tmp_path, capsys):
     assert "as well: Dynamic Weight Average, temperature = 2.0 (or any above 0)" in capsys.readouterr().out
 
 
+def test_a_method_without_anything_to_infer_says_nothing_of_it(tmp_path, capsys):
+    """Equal weights have no settings, and the stages of a combination are not looked for."""
+    losses, _ = loops.falling(np.random.default_rng(22), 20, 2)
+    loops.logged(tmp_path, "dwa", losses, losses)
+    path = str(tmp_path / "run.csv")
+    assert main(["audit", path, "--method", "equal"]) == 1
+    assert "inferred" not in capsys.readouterr().out
+    assert main(["audit", path, "--method", "combination", "--set", 'stages=["dwa"]']) == 1
+    out = capsys.readouterr().out
+    assert "inferred" not in out
+    assert "not given, so taken at the default: epoch_steps" in out
+
+
 def test_no_method_at_all_is_said_with_what_is_left_over(tmp_path, capsys):
     rng = np.random.default_rng(15)
     losses, _ = loops.falling(rng, 40, 3)

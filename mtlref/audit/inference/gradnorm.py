@@ -67,7 +67,7 @@ def gradnorm(log: Log, given: Mapping[str, Any]) -> Iterator[Family]:
     data = measured(log)
     if data is None:
         idle = [name for name in ("alpha", "lr") if name not in given and len(log.tasks) == 1]
-        yield Family(spans={name: (0.0, math.inf) for name in idle})  # one task: its weight is 1 for ever
+        yield Family(spans=dict.fromkeys(idle, (0.0, math.inf)))  # one task: its weight is 1 for ever
         return
     low, high = (-WIDEST, WIDEST) if "alpha" not in given else (given["alpha"], given["alpha"])
     for choice, rate in choices(given):
