@@ -175,6 +175,20 @@ def test_a_rate_upside_down_is_named_as_the_defect_it_is(tmp_path):
     assert low <= 1.3 <= high
 
 
+def test_weights_that_sum_to_one_are_named_as_the_defect_they_are(tmp_path):
+    losses, norms = loops.falling(np.random.default_rng(23), 120, 3)
+    w, rows = np.full(3, 1 / 3), []
+    for L, n in zip(losses, norms, strict=True):
+        rows.append(w)
+        progress = L / losses[0]
+        u = w - 0.004 * np.sign(w * n - (w * n).mean() * (progress / progress.mean()) ** 0.8) * n
+        w = u / u.sum()
+    found = infer("gradnorm", loops.logged(tmp_path, "gradnorm", losses, np.array(rows), norms=norms))
+    assert (found.kind, found.best.defect.name) == ("with a defect", "SumToOne")
+    assert found.best.method.lr == 0.004
+    assert found.best.spans["alpha"][0] <= 0.8 <= found.best.spans["alpha"][1]
+
+
 def test_the_defect_of_another_equation_is_named_beside_the_settings(tmp_path):
     losses, _ = loops.falling(np.random.default_rng(9), 60, 3)
     weights = loops.dwa(losses, 2.0) / 3
