@@ -4,7 +4,7 @@ A number that a framework made in float32 or float64 carries the rounding of its
 that precision. A tracker that prints `0.6931` has rounded it once more, by half a unit of the last digit it
 printed; that is seen where many different numbers all end after the same number of decimals, or of significant
 digits, and most of them use the last one. Whether the run computed in float32 or float64 is then hidden, and
-float32 is assumed.
+float32 is assumed. Where one kind of numbers is float32, the run's arithmetic is taken to be.
 """
 
 from __future__ import annotations
@@ -48,14 +48,28 @@ class Precision:
 
 
 def unit_of(*logged: Array | None) -> float:
-    """Return 2^-24 if all finite numbers that were logged are float32 values, else 2^-53."""
+    """Return 2^-24 if the numbers of one kind, `DISTINCT` at least, or of all kinds are float32 values, else 2^-53.
+
+    A loop in float32 may log means and inner products that it made in float64 of float32 numbers.
+    """
+    kinds = [values for values in logged if values is not None]
+    singles = [in_single(values) for values in kinds]
+    told = any(single and varied(values) for single, values in zip(singles, kinds, strict=True))
+    return SINGLE if told or all(singles) else DOUBLE
+
+
+def in_single(values: Array) -> bool:
+    """Return whether all numbers are float32 values."""
     with np.errstate(all="ignore"):
-        for values in logged:
-            for span in spans(0 if values is None else len(values)):
-                block = np.asarray(values[span])  # type: ignore[index]
-                if not np.array_equal(block.astype(np.float32), block, equal_nan=True):
-                    return DOUBLE
-    return SINGLE
+        blocks = (np.asarray(values[span]) for span in spans(len(values)))
+        return all(np.array_equal(block.astype(np.float32), block, equal_nan=True) for block in blocks)
+
+
+def varied(values: Array) -> bool:
+    """Return whether a block of the numbers holds `DISTINCT` different ones that are not whole."""
+    blocks = (np.asarray(values[span]) for span in spans(len(values)))
+    finite = (block[np.isfinite(block)] for block in blocks)
+    return any(len(np.unique(numbers[numbers != np.floor(numbers)])) >= DISTINCT for numbers in finite)
 
 
 def precision(values: Array, unit: float) -> Precision:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import json
 import pickle
 import tempfile
 import warnings
@@ -14,9 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtlref.audit import archives, objects
+from mtlref.audit import archives, inspect_log, judge, objects, read_map, read_run
+from mtlref.audit.inspection import plain, text
 from mtlref.audit.readers import read_log
-from mtlref.notation import LogError
+from mtlref.notation import LogError, MtlrefError
 
 CSV = b"step,loss/a,loss/b,note\n0,1.5,2.5,x\n1,1.25,.5e0,\n"
 
@@ -294,6 +297,84 @@ def test_nothing_in_a_file_is_executed(tmp_path):
     assert not trace.exists()
     pickle.loads(payload).close()
     assert trace.exists()
+
+
+names = st.sampled_from(["loss/a", "loss/b", "weight/a", "acc", "", "\u2028"])
+cells = st.one_of(st.integers(-3, 4).map(str), st.floats(width=16).map(str), st.sampled_from(["", "1e400", "x", '"']))
+
+
+@given(st.lists(st.tuples(names, cells, cells), max_size=30), st.sampled_from([".csv", ".csv.gz"]))
+def test_long_tables_in_any_order_are_read_or_refused(rows, suffix):
+    text = "name,step,value\n" + "".join(f"{','.join(row)}\n" for row in rows)
+    read_or_refused(gzip.compress(text.encode()) if suffix == ".csv.gz" else text.encode(), suffix)
+
+
+@given(st.lists(st.tuples(cells, cells, cells, cells, cells), max_size=30))
+def test_steps_in_any_order_are_read_or_refused(rows):
+    text = "step,epoch,loss/a,weight/a,norm/a\n" + "".join(f"{','.join(row)}\n" for row in rows)
+    read_or_refused(text.encode(), ".csv")
+
+
+@given(st.lists(st.integers(0, 12), min_size=20, max_size=60), st.data())
+def test_runs_with_steps_in_any_order_are_judged_or_refused(steps, data):
+    """No traceback, and no more rows judged than there are."""
+    N = len(steps)
+    rng = np.random.default_rng(data.draw(st.integers(0, 9)))
+    values = rng.choice([np.nan, 0.5, 1.0, 2.0], (N, 4), p=[0.1, 0.3, 0.3, 0.3])
+    with tempfile.TemporaryDirectory() as folder:
+        columns = dict(zip(("loss/a", "loss/b", "weight/a", "weight/b"), values.T, strict=True))
+        np.savez(Path(folder) / "run.npz", step=np.array(steps), **columns)
+        try:
+            run = read_run(str(Path(folder) / "run.npz"), method="dwa")
+            verdict = judge(run.method, run.log)
+        except MtlrefError as error:
+            assert "\n" not in str(error)
+        else:
+            assert verdict.steps + verdict.unjudged <= 2 * N
+
+
+@given(
+    st.binary(max_size=200).map(lambda body: gzip.compress(b"step,loss/a\n1,2\n" + body)),
+    st.integers(0, 240),
+    st.data(),
+)
+def test_damaged_gzip_is_read_or_refused(content, at, data):
+    cut = content[: data.draw(st.integers(1, len(content)))]
+    read_or_refused(cut, ".csv.gz")
+    read_or_refused(content[:at] + data.draw(st.binary(max_size=3)) + content[at + 1 :], ".csv.gz")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["loss", "step", "a"]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["losses", "gram", "step", "name", "value", "consecutive", "x"]), json_values))
+def test_any_mapping_is_taken_or_refused(document):
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "run.csv").write_bytes(CSV)
+        (Path(folder) / "map.json").write_text(json.dumps(document), encoding="utf-8")
+        try:
+            read_run(str(Path(folder) / "run.csv"), method="dwa", **read_map(Path(folder) / "map.json"))
+        except MtlrefError as error:
+            assert "\n" not in str(error)
+
+
+@given(st.lists(st.text(max_size=12), min_size=1, max_size=12, unique=True))
+def test_any_names_are_inspected_or_refused(names):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.jsonl"
+        path.write_text(json.dumps(dict.fromkeys(names, 1.0)) + "\n", encoding="utf-8")
+        try:
+            found = inspect_log(path)
+            assert json.loads(json.dumps(plain(found)))["rows"] == 1
+            assert text(found)
+        except LogError as error:
+            assert "\n" not in str(error)
 
 
 @given(st.binary(max_size=200), st.sampled_from([".csv", ".jsonl", ".npz"]))
