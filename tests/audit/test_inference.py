@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mtlref.audit import read_run
+import mtlref
+from mtlref.audit import notices, read_run
 from mtlref.audit.inference import infer, infer_any
+from mtlref.audit.inference.directions import MOMENTS
+from mtlref.audit.inference.family import FEW, SEARCHED
 from mtlref.audit.inference.numbers import Estimate, simplest, slope
+from mtlref.audit.trace import COLUMNS
 from mtlref.cli import main
 from mtlref.notation import LogError
 from mtlref.optimisers import SGD, Adam, Momentum
@@ -335,6 +340,29 @@ def test_numbers_that_are_zero_infinite_or_missing_break_nothing(tmp_path):
             values[at] = rng.choice([0.0, np.nan, np.inf, -1.0, 1e300, 1e-300, 5e-324], 3)
         whole = replace(log, losses=spoilt[0], norms=spoilt[1], weights=spoilt[2])
         assert infer(("gradnorm", "dwa", "cov", "uncertainty", "fixed")[trial % 5], whole).fits
+
+
+def test_what_is_found_on_the_first_rows_is_judged_on_all(tmp_path, capsys):
+    """The temperature changes long after the rows that are searched: it is recovered, and the change departs."""
+    losses, _ = loops.falling(np.random.default_rng(24), SEARCHED + 200, 2)
+    weights = loops.dwa(losses, 2.0)
+    weights[SEARCHED + 100 :] = loops.dwa(losses, 1.0)[SEARCHED + 100 :]
+    loops.logged(tmp_path, "dwa", losses, weights)
+    assert main(["audit", str(tmp_path / "run.csv"), "--method", "dwa", "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["inferred"]["settings"][0]["settings"] == {"temperature": 2.0}
+    assert told["inferred"]["rows_searched"] == SEARCHED
+    assert told["first"]["step"] == SEARCHED + 100
+
+
+def test_the_figures_that_the_derivation_gives_are_the_code_s():
+    page = (Path(mtlref.__file__).parent.parent / "derivations" / "audit.md").read_text(encoding="utf-8")
+    text = " ".join(page.split())
+    assert f"The first {SEARCHED} rows are searched, {FEW} where inner products are logged" in text
+    assert f"A drawing has {COLUMNS} columns at most" in text
+    assert len(MOMENTS) == 8
+    assert (notices.LATE, notices.COLLAPSED, notices.REACH, notices.GONE) == (0.1, 1e-3, 0.01, 1e-6)
+    assert (notices.EQUAL, *notices.MOSTLY) == (0.05, 0.5, 0.9)
 
 
 # NUMBERS
