@@ -2,9 +2,10 @@
 
 The plain part is the rounding of the answer itself, and of the logged weights that it is compared with. Where a
 difference exceeds it, every number that the step read is moved by what it may be off (`mtlref.audit.precision`),
-one at a time, and the changes of the answer are added. A loss counts twice: for itself, and for the earlier loss it
-is set against, L(0) or L(t−1). Near a kink (a gradient norm within rounding of its target) the answer jumps when a
-number is moved, so the allowance is as large as the jump: such a row decides nothing, and says so.
+one at a time, and the changes of the answer are added. A loss counts for itself, and for the earlier loss it is set
+against, L(0) or L(t−1): as much again, or more where that is known less well. Near a kink (a gradient norm within
+rounding of its target) the answer jumps when a number is moved, so the allowance is as large as the jump: such a row
+decides nothing, and says so.
 """
 
 from __future__ import annotations
@@ -78,9 +79,24 @@ def columns_of(log: Log, rows: Any) -> dict[str, tuple[Array, Array]]:
     return {key: (np.asarray(values), log.precision[names[key]].of(values)) for key, values in kinds.items()}
 
 
+def set_against(log: Log, rows: NDArray[np.intp]) -> Array:
+    """Return how much more an earlier loss may move a ratio than the loss itself, (m, K): L(0) or L(t−1), at least 1.
+
+    A ratio L / L_e moves by the shares that L and L_e may be off by; of rounded decimals a small number's is larger.
+    """
+    known, L = log.precision["losses"], np.abs(log.losses[rows])
+    factor = np.ones(L.shape)
+    for at in (np.zeros_like(rows), np.maximum(rows - 1, 0)):
+        before = np.abs(log.losses[at])
+        usable = np.isfinite(before) & (before > 0) & (L > 0)
+        share = known.of(before) * L / np.where(usable, before * known.of(L), 1.0)
+        factor = np.where(usable, np.maximum(factor, share), factor)
+    return factor
+
+
 def of_rows(replay: Replay, rows: NDArray[np.intp], before: State, expected: Array) -> Array:
     """Return the changes of the answers (m, K), all rows at once. Errors: what comes of a row that fails."""
-    light, total = replay.light, np.zeros(expected.shape)
+    light, total, earlier = replay.light, np.zeros(expected.shape), set_against(replay.log, rows)
     assert light is not None
     kinds = columns_of(replay.log, rows)
     for name, (_, off) in kinds.items():
@@ -96,13 +112,14 @@ def of_rows(replay: Replay, rows: NDArray[np.intp], before: State, expected: Arr
                 out = step_rows(light, state, Rows(moved["L"]), Rows(moved["n"]) if "n" in moved else None)
                 changed = np.abs(numbers(in_question(light, out), len(rows)) - expected)
                 largest = np.maximum(largest, changed)
-            total += largest * (2 if name == "L" else 1)
+            total += largest * (1 + earlier[:, [task]] if name == "L" else 1.0)
     return total
 
 
 def of_one(replay: Replay, row: int, before: State, expected: Array) -> Array:
     """Return the changes of one answer (K,). Of a Jacobian, the rows are moved, as their norms would be."""
     log, total = replay.log, np.zeros(len(expected))
+    earlier = set_against(log, np.array([row]))
     kinds = columns_of(log, row)
     if log.gram is not None:
         kinds["n"] = np.ones(len(expected)), np.full(len(expected), log.precision["gram"].relative)
@@ -117,7 +134,7 @@ def of_one(replay: Replay, row: int, before: State, expected: Array) -> Array:
                 moved[name][task] += sign * off[task]
                 changed = answer(replay, row, before, moved)
                 largest = largest if changed is None else np.maximum(largest, np.abs(changed - expected))
-            total += largest * (2 if name == "L" else 1)
+            total += largest * (1 + earlier[0, task] if name == "L" else 1.0)
     return total if log.gram is None else total + gram_spread(replay, row, before, expected)
 
 

@@ -174,6 +174,7 @@ class Tally:
     def __init__(self) -> None:
         self.steps = self.kinks = self.departures = 0
         self.restarts = list[int]()
+        self.end: Transition | None = None
         self.first: Transition | None = None
         self.worst: Transition | None = None
         self.excess = -np.inf
@@ -189,6 +190,7 @@ class Tally:
             self.excess, self.worst = float(excess[at]), block[at]
         if len(off) and self.first is None:
             self.first = block[int(off[0])]
+        self.end = block[-1]
         self.steps += 0 if block.initial else len(block.rows)
         if block.opens and block.rows[0] > 0:
             self.restarts.append(int(block.rows[0]))

@@ -19,8 +19,11 @@ from mtlref.audit.lift import Trouble
 from mtlref.audit.rows import Rows, followed, mapped
 from mtlref.notation import Array
 
-ROUNDS = 10
+ROUNDS = 12
 """How many corrections are tried."""
+
+RENEWED = (0, 1, 4, 8)
+"""The corrections for which the slopes are taken anew: a running mean's are right once its count is."""
 
 NEAR = 2.0**-50
 """How far a state may be from its step's answer at the end, in units of its column's size: four roundings."""
@@ -34,14 +37,16 @@ def march(step: Callable[[Any], Any], start: Any, guess: Any) -> Any:
 
     `step` takes the states before all rows to those after them. Errors: Trouble if no solution is found.
     """
-    for _ in range(ROUNDS):
+    slopes: list[Array] = []
+    for turn in range(ROUNDS):
         after = step(guess)
         reached = followed(start, after)
         now, aim = leaves(guess), leaves(reached)
         wrong = [b - a for a, b in zip(now, aim, strict=True)]
         if all(np.all(np.abs(r) <= NEAR * np.abs(b).max(initial=0.0)) for r, b in zip(wrong, aim, strict=True)):
             return reached
-        slopes = slopes_of(step, guess, leaves(after))
+        if turn in RENEWED:
+            slopes = slopes_of(step, guess, leaves(after))
         corrected = [x + scan(a, r) for x, a, r in zip(now, slopes, wrong, strict=True)]
         guess = with_leaves(guess, corrected)
     raise Trouble

@@ -93,7 +93,7 @@ def judge(method: Method, log: Log, progress: bool | None = False) -> Verdict:
     shown = (len(log.rows) >= LONG and None) if progress is None else progress
     for block in track(compared(method, log), len(log.rows) // BLOCK + 1, "rows", shown):
         tally.add(block)
-    free = free_run(method, log, tally.restarts)
+    free = free_run(method, log, tally.restarts) if method.lagged else uncorrected(tally, method, log)
     if tally.worst is None and not free.rows:
         message = f"{log.source}: no row of the log can be judged: a number is missing or not finite in each"
         raise LogError(message, argument="log")
@@ -112,6 +112,16 @@ def judge(method: Method, log: Log, progress: bool | None = False) -> Verdict:
         open_defects=open_defects(method, log, diagnosis),
         restarts=tuple(tally.restarts),
     )
+
+
+def uncorrected(tally: Tally, method: Method, log: Log) -> FreeRun:
+    """Return the whole run of a method that the log's weights never correct: it is what the steps were."""
+    if tally.end is None or tally.worst is None:
+        return free_run(method, log)
+    worst, first = tally.worst, tally.first
+    allowed = float(worst.allowance[worst.task])
+    row = None if first is None else first.row
+    return FreeRun(tally.end.expected, tally.end.row, worst.error, allowed, row, tally.steps)
 
 
 def at_the_end(log: Log, free: FreeRun) -> Transition:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtlref.audit import archives, inspect_log, judge, objects, read_map, read_run
@@ -315,6 +315,7 @@ def test_steps_in_any_order_are_read_or_refused(rows):
     read_or_refused(text.encode(), ".csv")
 
 
+@settings(max_examples=20)
 @given(st.lists(st.integers(0, 12), min_size=20, max_size=60), st.data())
 def test_runs_with_steps_in_any_order_are_judged_or_refused(steps, data):
     """No traceback, and no more rows judged than there are."""
