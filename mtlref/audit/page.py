@@ -58,8 +58,8 @@ def header(run: Run, verdict: Verdict) -> str:
     """Return the verdict, the diagnosis, and what was judged by what."""
     colour, words = outcome(run, verdict)
     tally = f"{verdict.steps} steps judged, {verdict.departures} depart"
-    diagnosis = " ".join(line.strip() for line in report.diagnosed(verdict))
-    why = f'<p class="diagnosis"><strong>Diagnosis</strong> {escape(diagnosis)}</p>' if diagnosis else ""
+    diagnosis = "<br>".join(escape(line.strip()) for line in report.diagnosed(verdict))
+    why = f'<p class="diagnosis"><strong>Diagnosis</strong> {diagnosis}</p>' if diagnosis else ""
     rows = [
         *((name, str(value)) for name, value in run.description.items()),
         ("method", f"{run.method.title}: {described(run.method)}"),
@@ -94,7 +94,8 @@ def figures(run: Run, verdict: Verdict, trace: Trace) -> str:
     tasks = run.log.tasks[:TASKS]
     keys = "".join(key(f"s{i % COLOURS}", task) for i, task in enumerate(tasks))
     more = f" The first {TASKS} tasks of {len(run.log.tasks)} are drawn." if len(run.log.tasks) > TASKS else ""
-    dense = "" if trace.exact else f" A column of the drawing stands for {-(-trace.rows // len(trace.steps))} rows"
+    each = -(-trace.rows // len(trace.steps))
+    dense = "" if trace.exact else f" A column of the drawing stands for up to {each} rows"
     weights_note = f"{dense}, and reaches from their least to their largest weight." if dense else ""
     error_note = f"{dense}, and has the one that exceeds its allowance most." if dense else ""
     return (
@@ -148,8 +149,8 @@ def errors(run: Run, verdict: Verdict, trace: Trace) -> str:
     low, high = (np.floor(values.min()) - 1, np.ceil(values.max()) + 1) if len(values) else (-17, 0)
 
     def marks(axes: Axes) -> Iterable[str]:
-        yield axes.line(trace.allowed, "spec", trace.steps)
         yield axes.line(trace.error, "s s0", trace.steps)
+        yield axes.line(trace.allowed, "spec", trace.steps)
         if verdict.first is not None:
             yield mark(axes, run, trace, verdict.first, verdict.first.error)
 

@@ -118,8 +118,9 @@ def inferred(log: Log, stem: str, given: Mapping[str, Any], description: Mapping
     built = build(stem, given)
     log = readable(log, built)
     found = infer(stem, log, given)
-    if found.kind == "given":
-        return Run(log, found.best.method, description, ())
+    if not found.best.settings:  # nothing was looked for
+        assumed = tuple(name for name in hyper_parameters(built) if name not in given)
+        return Run(log, found.best.method, description, assumed)
     return Run(log, found.best.method, description, (), found)
 
 

@@ -90,9 +90,12 @@ def traced(method: Method, log: Log) -> Trace:
             off = np.abs(block.got - block.expected)
             worst = np.argmax(off - block.allowance, axis=1)
             at = np.arange(len(worst)), worst
-            for c, e, a in zip(column(block.rows), off[at], block.allowance[at], strict=True):
-                if e - a > excess[c]:
-                    error[c], allowed[c], excess[c] = e, a, e - a
+            over, columns = off[at] - block.allowance[at], column(block.rows)
+            rising = np.lexsort((over, columns))
+            last = rising[np.flatnonzero(np.diff(columns[rising], append=C))]
+            new = last[over[last] > excess[columns[last]]]
+            here = columns[new]
+            error[here], allowed[here], excess[here] = off[at][new], block.allowance[at][new], over[new]
     except MtlrefError:
         pass  # what could be judged is drawn; the report has the error
     first = -(-np.arange(C) * N // C)

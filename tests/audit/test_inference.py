@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mtlref.audit import read_run
+import mtlref
+from mtlref.audit import notices, read_run
 from mtlref.audit.inference import infer, infer_any
+from mtlref.audit.inference.directions import MOMENTS
+from mtlref.audit.inference.family import FEW, SEARCHED
 from mtlref.audit.inference.numbers import Estimate, simplest, slope
+from mtlref.audit.trace import COLUMNS
 from mtlref.cli import main
 from mtlref.notation import LogError
 from mtlref.optimisers import SGD, Adam, Momentum
@@ -152,6 +157,18 @@ def test_equal_rates_leave_gradnorm_s_strength_open(tmp_path):
     assert found.best.method.lr == 0.01
 
 
+def test_one_task_leaves_gradnorm_open_and_a_gap_at_the_start_does_not(tmp_path):
+    """One weight is 1 for ever. A row that lacks a number says nothing of alpha: nothing is called open for it."""
+    ones = np.ones((20, 1))
+    found = infer("gradnorm", loops.logged(tmp_path, "gradnorm", ones, ones, norms=ones))
+    assert (found.kind, found.best.spans["alpha"]) == ("ambiguous", (0.0, np.inf))
+    losses, norms = loops.falling(np.random.default_rng(21), 40, 2)
+    weights = loops.gradnorm(losses, norms, 1.5, loops.Descent(0.025))
+    log = loops.logged(tmp_path, "gradnorm", losses, weights, norms=norms)
+    log.losses[1] = np.nan
+    assert infer("gradnorm", log).best.spans == {}
+
+
 def test_a_rate_upside_down_is_named_as_the_defect_it_is(tmp_path):
     losses, norms = loops.falling(np.random.default_rng(8), 120, 3)
     weights = loops.gradnorm(losses, norms, -1.3, loops.Descent(0.01))
@@ -161,6 +178,20 @@ def test_a_rate_upside_down_is_named_as_the_defect_it_is(tmp_path):
     assert found.best.method.lr == 0.01
     low, high = found.best.spans["alpha"]
     assert low <= 1.3 <= high
+
+
+def test_weights_that_sum_to_one_are_named_as_the_defect_they_are(tmp_path):
+    losses, norms = loops.falling(np.random.default_rng(23), 120, 3)
+    w, rows = np.full(3, 1 / 3), []
+    for L, n in zip(losses, norms, strict=True):
+        rows.append(w)
+        progress = L / losses[0]
+        u = w - 0.004 * np.sign(w * n - (w * n).mean() * (progress / progress.mean()) ** 0.8) * n
+        w = u / u.sum()
+    found = infer("gradnorm", loops.logged(tmp_path, "gradnorm", losses, np.array(rows), norms=norms))
+    assert (found.kind, found.best.defect.name) == ("with a defect", "SumToOne")
+    assert found.best.method.lr == 0.004
+    assert found.best.spans["alpha"][0] <= 0.8 <= found.best.spans["alpha"][1]
 
 
 def test_the_defect_of_another_equation_is_named_beside_the_settings(tmp_path):
@@ -221,13 +252,11 @@ def test_pcgrad_s_reduction_is_recovered(tmp_path):
 
 
 def test_any_method_is_found_and_what_could_not_be_tried_is_said(tmp_path):
-    losses, norms = loops.falling(np.random.default_rng(14), 80, 3)
+    losses, norms = loops.falling(np.random.default_rng(14), 50, 3)
     logs = {
-        "dwa": (loops.dwa(losses, 1.5), None),
         "cov": (loops.cov(losses, decay=0.9), None),
-        "uncertainty": (loops.uncertainty(losses, ["gaussian"] * 3, loops.Descent(0.01)), None),
         "gradnorm": (loops.gradnorm(losses, norms, 1.2, loops.Descent(0.02)), norms),
-        "fixed": (np.ones((80, 3)) * [0.2, 0.3, 0.5], None),
+        "fixed": (np.ones((50, 3)) * [0.2, 0.3, 0.5], None),
     }
     for stem, (weights, n) in logs.items():
         search = infer_any(loops.logged(tmp_path, "dwa", losses, weights, norms=n))
@@ -245,6 +274,19 @@ def test_equal_weights_are_also_those_of_others(tmp_path, capsys):
     assert {"fixed", "dwa"} <= {other.stem for other in search.others}
     assert main(["audit", str(tmp_path / "run.csv"), "--method", "auto"]) == 0
     assert "as well: Dynamic Weight Average, temperature = 2.0 (or any above 0)" in capsys.readouterr().out
+
+
+def test_a_method_without_anything_to_infer_says_nothing_of_it(tmp_path, capsys):
+    """Equal weights have no settings, and the stages of a combination are not looked for."""
+    losses, _ = loops.falling(np.random.default_rng(22), 20, 2)
+    loops.logged(tmp_path, "dwa", losses, losses)
+    path = str(tmp_path / "run.csv")
+    assert main(["audit", path, "--method", "equal"]) == 1
+    assert "inferred" not in capsys.readouterr().out
+    assert main(["audit", path, "--method", "combination", "--set", 'stages=["dwa"]']) == 1
+    out = capsys.readouterr().out
+    assert "inferred" not in out
+    assert "not given, so taken at the default: epoch_steps" in out
 
 
 def test_no_method_at_all_is_said_with_what_is_left_over(tmp_path, capsys):
@@ -283,6 +325,7 @@ def test_logs_of_a_few_rows_are_an_answer_or_one_clear_line(tmp_path, stem, rows
         assert "run.csv" in str(error)
     else:
         assert run.inference is not None
+        assert rows > 1 or stem in ("cov", "auto") or run.inference.kind == "undecided"
 
 
 def test_numbers_that_are_zero_infinite_or_missing_break_nothing(tmp_path):
@@ -290,13 +333,36 @@ def test_numbers_that_are_zero_infinite_or_missing_break_nothing(tmp_path):
     losses, norms = loops.falling(rng, 40, 3)
     weights = loops.gradnorm(losses, norms, 0.9, loops.Descent(0.02))
     log = loops.logged(tmp_path, "gradnorm", losses, weights, norms=norms)
-    for trial in range(30):
+    for trial in range(15):
         spoilt = [x.copy() for x in (losses, norms, weights)]
         for values in spoilt:
             at = rng.integers(40 if trial % 2 else 2, size=3), rng.integers(3, size=3)
             values[at] = rng.choice([0.0, np.nan, np.inf, -1.0, 1e300, 1e-300, 5e-324], 3)
         whole = replace(log, losses=spoilt[0], norms=spoilt[1], weights=spoilt[2])
         assert infer(("gradnorm", "dwa", "cov", "uncertainty", "fixed")[trial % 5], whole).fits
+
+
+def test_what_is_found_on_the_first_rows_is_judged_on_all(tmp_path, capsys):
+    """The temperature changes long after the rows that are searched: it is recovered, and the change departs."""
+    losses, _ = loops.falling(np.random.default_rng(24), SEARCHED + 200, 2)
+    weights = loops.dwa(losses, 2.0)
+    weights[SEARCHED + 100 :] = loops.dwa(losses, 1.0)[SEARCHED + 100 :]
+    loops.logged(tmp_path, "dwa", losses, weights)
+    assert main(["audit", str(tmp_path / "run.csv"), "--method", "dwa", "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["inferred"]["settings"][0]["settings"] == {"temperature": 2.0}
+    assert told["inferred"]["rows_searched"] == SEARCHED
+    assert told["first"]["step"] == SEARCHED + 100
+
+
+def test_the_figures_that_the_derivation_gives_are_the_code_s():
+    page = (Path(mtlref.__file__).parent.parent / "derivations" / "audit.md").read_text(encoding="utf-8")
+    text = " ".join(page.split())
+    assert f"The first {SEARCHED} rows are searched, {FEW} where inner products are logged" in text
+    assert f"A drawing has {COLUMNS} columns at most" in text
+    assert len(MOMENTS) == 8
+    assert (notices.LATE, notices.COLLAPSED, notices.REACH, notices.GONE) == (0.1, 1e-3, 0.01, 1e-6)
+    assert (notices.EQUAL, *notices.MOSTLY) == (0.05, 0.5, 0.9)
 
 
 # NUMBERS

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from mtlref.audit.inference.numbers import Estimate, simplest, widths
-from mtlref.audit.readers import Log
+from mtlref.audit.readers import Log, part
 from mtlref.methods import METHODS
 from mtlref.notation import Array
 from mtlref.settings import hyper_parameters
@@ -71,15 +71,10 @@ def defaults(stem: str) -> dict[str, Any]:
 
 
 def beginning(log: Log, rows: int) -> Log:
-    """Return the log's first rows, in memory, up to where the run starts anew."""
-    N = len(log.rows)
-    rows = min(rows, *log.starts[1:2], N)
-    cut: dict[str, Any] = {}
-    for part in fields(log):
-        value = getattr(log, part.name)
-        if isinstance(value, np.ndarray) and value.ndim and len(value) == N:
-            cut[part.name] = np.array(value[:rows])
-    return replace(log, **cut, starts=(0,))
+    """Return the log's first rows, in memory, up to where another run starts."""
+    cut = part(log, 0, min(rows, *log.starts[1:2], len(log.rows)))
+    held = {name: values for name, values in vars(cut).items() if isinstance(values, np.ndarray)}
+    return replace(cut, **{name: np.array(values) for name, values in held.items()})  # type: ignore[arg-type]
 
 
 def off(log: Log, kind: str, values: Array) -> Array:

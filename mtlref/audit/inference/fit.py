@@ -23,7 +23,7 @@ from mtlref.defects import DEFECTS, Defect
 from mtlref.notation import MtlrefError
 from mtlref.settings import build, hyper_parameters
 
-Kind = Literal["given", "recovered", "ambiguous", "with a defect", "nearest"]
+Kind = Literal["given", "recovered", "ambiguous", "undecided", "with a defect", "nearest"]
 
 PROPOSERS: Mapping[str, Callable[[Log, Mapping[str, Any]], Iterator[Family]]] = {
     "fixed": gram.fixed,
@@ -94,7 +94,7 @@ def infer(stem: str, log: Log, given: Mapping[str, Any] | None = None) -> Infere
     """
     given = dict(given or {})
     first = build(stem, given) if stem != "fixed" or given else build(stem, {"weights": 1.0})
-    read: dict[str, Any] = {"losses": {"norms": None, "gram": None}, "norms": {"gram": None}, "gram": {}}[first.reads]
+    read: Any = {"losses": {"norms": None, "gram": None}, "norms": {"gram": None}, "gram": {}}[first.reads]
     small = beginning(replace(log, **read), FEW if first.reads == "gram" else SEARCHED)
     sought = [name for name in hyper_parameters(first) if name not in given]
     if not sought or stem not in PROPOSERS:
@@ -104,6 +104,8 @@ def infer(stem: str, log: Log, given: Mapping[str, Any] | None = None) -> Infere
     search = _Search(stem, small, given)
     fits = search.fits()
     if fits:
+        if not fits[0].steps:
+            return Inference(stem, "undecided", (search.usual(),), len(small.rows), search.tried)
         anything = any(np.isinf(high) for _, high in fits[0].spans.values())
         kind = "ambiguous" if anything or len(fits) > 1 else "recovered"
         return Inference(stem, kind, fits, len(small.rows), search.tried)
@@ -211,6 +213,11 @@ class _Search:
         alike = {name: tuple(same)} if same else {}
         return Fit(fit.method, fit.settings, fit.spans, alike, None, fit.steps, fit.departures, fit.largest)
 
+    def usual(self) -> Fit:
+        """Return the defaults of what is not given."""
+        settings = {name: value for name, value in defaults(self.stem).items() if name not in self.given}
+        return fit_of(build(self.stem, {**self.given, **settings}), settings, Family(), self.log)
+
     def without(self) -> tuple[Kind, Fit]:
         """Return what fits with a known defect, or else the nearest of some rough settings."""
         for family in self.defective:
@@ -239,10 +246,11 @@ def fit_of(
     if not defects:
         try:
             for block in compared(method, log):
-                begun = slice(int(len(block.rows) > 0 and block.rows[0] == 0 and method.lagged), None)
-                steps += len(block.rows[begun])
-                departures += int(np.sum(~block.agrees[begun]))
-                largest = max(largest, float(np.max(np.abs(block.got - block.expected)[begun], initial=0.0)))
+                if block.initial:
+                    continue
+                steps += len(block.rows)
+                departures += int(np.sum(~block.agrees))
+                largest = max(largest, float(np.max(np.abs(block.got - block.expected), initial=0.0)))
         except MtlrefError:
             steps, departures, largest = len(log.rows), len(log.rows), np.inf
     else:

@@ -4,7 +4,7 @@ The strength α is seen in the signs of G_i − T_i alone (GN-6), so a log leave
 change of G_i at ln(G_i/Ḡ) / ln r_i. The search goes through the rows with the intervals that are still possible.
 At each row an interval parts at the changes within it; every part gives slopes, the optimiser's direction v, and
 
-    w(t+1) (Σw − η Σv) = K (w − η v)    (GN-7),    which is linear in the rate η.
+    w(t+1) (Σw − η Σv) = S (w − η v)    (GN-7),    which is linear in the rate η; S = Σ w(t+1), K if all is well.
 
 The first row whose step is not 0 gives η; parts whose step is then not the logged one fall away. What is left gives
 α's interval, and η from all rows together. An interval below 0 is that of a run whose rate is inverted.
@@ -33,6 +33,9 @@ WIDEST = 16.0
 
 BRANCHES = 48
 """How many intervals are kept side by side."""
+
+HALF = 0.5
+"""How near to 1 the weights' sum must be for it to be 1 in place of K."""
 
 COARSE, FINE = 0.05, 0.002
 """The share of a step that may be left over: while the rate is known from one row, and once it is from all."""
@@ -66,7 +69,8 @@ def gradnorm(log: Log, given: Mapping[str, Any]) -> Iterator[Family]:
     """Yield the strengths, optimisers and rates that give the logged steps."""
     data = measured(log)
     if data is None:
-        yield Family(spans={name: (0.0, math.inf) for name in ("alpha", "lr") if name not in given})
+        idle = [name for name in ("alpha", "lr") if name not in given and len(log.tasks) == 1]
+        yield Family(spans=dict.fromkeys(idle, (0.0, math.inf)))  # one task: its weight is 1 for ever
         return
     low, high = (-WIDEST, WIDEST) if "alpha" not in given else (given["alpha"], given["alpha"])
     for choice, rate in choices(given):
@@ -96,9 +100,10 @@ def families(
         if "alpha" in given:
             yield Family(chosen, numbers, spans)
             continue
+        summed = "SumToOne" if abs(data.w[-1].sum() - 1) < HALF else None
         if high >= 0:
             ends = max(low, 0.0), math.inf if high >= WIDEST else high
-            yield Family(chosen, numbers, {**spans, "alpha": ends})
+            yield Family(chosen, numbers, {**spans, "alpha": ends}, summed)
         if low < 0:
             ends = max(-high, 0.0), math.inf if low <= -WIDEST else -low
             yield Family(chosen, numbers, {**spans, "alpha": ends}, defect="InvertedRate")
@@ -186,7 +191,8 @@ def leftover(
 ) -> tuple[float, float | None]:
     """Return by how much of what is allowed a step along −v misses w(t+1), and the rate, found here if it was not."""
     w, w_next, K = data.w[t], data.w[t + 1], len(v)
-    A, B = K * v - w_next * v.sum(), K * w - w_next * w.sum()
+    S = w_next.sum()
+    A, B = S * v - w_next * v.sum(), S * w - w_next * w.sum()
     rounding = 2 * K * (data.of_w[t] + data.of_w[t + 1].max())
     if rate is None:
         if np.all(np.abs(A) <= 16 * rounding):
@@ -199,7 +205,7 @@ def leftover(
         u = np.maximum(u, 0.0)
     if u.sum() <= 0:
         return math.inf, rate
-    miss = np.abs(K * u / u.sum() - w_next) * abs(w.sum())
+    miss = np.abs(S * u / u.sum() - w_next) * abs(w.sum())
     return float(np.max(miss / (rounding + loose * rate * np.max(np.abs(A))))), rate
 
 
@@ -207,11 +213,12 @@ def rate_of(data: Measured, found: list[Branch]) -> Estimate | None:
     """Return the rate that all rows of the likeliest branch agree on; None if no row moves."""
     best: tuple[float, Estimate] | None = None
     w, w_next, K = data.w[:-1], data.w[1:], data.w.shape[1]
-    B = K * w - w_next * w.sum(axis=1, keepdims=True)
+    S = w_next.sum(axis=1, keepdims=True)
+    B = S * w - w_next * w.sum(axis=1, keepdims=True)
     rounding = 2 * K * (data.of_w[:-1] + data.of_w[1:].max(axis=1, keepdims=True))
     for branch in found:
         v = np.array(branch.path)
-        A = K * v - w_next * v.sum(axis=1, keepdims=True)
+        A = S * v - w_next * v.sum(axis=1, keepdims=True)
         use = np.broadcast_to(np.all(w - (branch.rate or 0.0) * v >= 0, axis=1, keepdims=True), A.shape)
         estimate = slope(np.where(use, A, 0.0).ravel(), B.ravel(), rounding.ravel())
         if estimate is None or estimate.value <= 0:
@@ -246,20 +253,21 @@ def with_beta(
 def own_betas(data: Measured, ends: Span, rate: float | None) -> list[float]:
     """Return the discounts β with which the second step, along d(1) + β d(0), is the logged one.
 
-    They come from one step, so they are refined: by the rate and β that fit the next rows best with the same signs.
+    They come from one step, so they are rounded to three digits; the rows that follow and the replay decide.
     """
     found = set[float]()
-    K, w, w_next = data.w.shape[1], data.w[1], data.w[2]
-    B = K * w - w_next * w.sum()
+    w, w_next = data.w[1], data.w[2]
+    S = w_next.sum()
+    B = S * w - w_next * w.sum()
     for low, high, sign in parts(data, 0, *ends):
         d = sign * np.sign(data.w[0]) * data.n[0]
         left, eta = leftover(data, 0, d, rate, False, COARSE)
         if left > 1 or eta is None:
             continue
-        A = K * d - w_next * d.sum()
+        A = S * d - w_next * d.sum()
         for _, _, later in parts(data, 1, low, high):
             slopes = later * np.sign(w) * data.n[1]
-            rest = B / eta - (K * slopes - w_next * slopes.sum())
+            rest = B / eta - (S * slopes - w_next * slopes.sum())
             beta = float(A @ rest / (A @ A)) if A @ A > 0 else 0.0
             if 0.01 < beta < 0.999 and np.all(np.abs(rest - beta * A) <= COARSE * np.abs(rest).max()):
                 found.add(float(f"{beta:.3g}"))

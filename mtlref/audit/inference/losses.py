@@ -29,7 +29,10 @@ FIRST, GAIN, IDLE = 5, 0.9, 2
 """From which time on the search ends where the distance has not fallen to a share, how often in a row."""
 
 FAR = 32.0
-"""How many times its allowance the weights' mean distance may be for a decay to be proposed."""
+"""How many times their allowance the weights' median distance may be for a decay to be proposed."""
+
+EARLY = 8
+"""How many rows are not looked at, if there are as many more: of a few values, the variance is mostly rounding."""
 
 
 # DWA
@@ -100,25 +103,28 @@ def nearest_decay(log: Log, lagged: bool, ratios: bool) -> Estimate | None:
     L, w = L[:count], w[:count]
     if count < 3 or np.any(L <= 0):
         return None
-    found = closed_in(L, w, lagged, ratios)
-    if found is None or found[1] > FAR * float(np.max(off(log, "weights", w))):
+    decay = closed_in(L, w, lagged, ratios)
+    if decay is None:
         return None
-    decay = found[0]
     nudge = 1e-6 * (1 - decay)
-    pair = weights_by_decay(L, np.array([decay - nudge, decay + nudge]), lagged, ratios)
-    turn = np.abs(pair[:, 1] - pair[:, 0]) / (2 * nudge)
-    tightest = float(np.max(turn / off(log, "weights", w)))
+    here = weights_by_decay(L, np.array([decay, decay - nudge, decay + nudge]), lagged, ratios)
+    left, allowed = np.abs(here[:, 0] - w), off(log, "weights", w)
+    if np.median(left) > FAR * np.max(allowed):
+        return None
+    turn = np.abs(here[:, 2] - here[:, 1]) / (2 * nudge)
+    tightest = float(np.max(turn / (allowed + left)))
     return Estimate(decay, 1 / tightest) if tightest > 0 else None
 
 
-def closed_in(L: Array, w: Array, lagged: bool, ratios: bool) -> tuple[float, float] | None:
-    """Return the decay whose weights are nearest to w, and their root mean square distance; None without any."""
+def closed_in(L: Array, w: Array, lagged: bool, ratios: bool) -> float | None:
+    """Return the decay whose weights are nearest to w; None without any."""
     low, high, before, decay, idle = -5.0, -0.01, np.inf, 0.0, 0
+    begin = EARLY if len(w) >= 2 * EARLY else 0
     for zoom in range(ZOOMS):
         exponents = np.linspace(low, high, DECAYS)
         with np.errstate(all="ignore"):
             weights = weights_by_decay(L, 1 - 10.0**exponents, lagged, ratios)
-            distance = np.mean((weights - w[:, None]) ** 2, axis=(0, 2))
+            distance = np.mean(np.abs(weights - w[:, None])[begin:], axis=(0, 2))
         if not np.isfinite(distance).any():
             return None
         at, gap = int(np.nanargmin(distance)), (high - low) / (DECAYS - 1)
@@ -128,7 +134,7 @@ def closed_in(L: Array, w: Array, lagged: bool, ratios: bool) -> tuple[float, fl
         if zoom >= FIRST and idle == IDLE:
             break
         low, high = max(exponents[at] - 2 * gap, -5.0), min(exponents[at] + 2 * gap, -0.001)
-    return decay, float(np.sqrt(before))
+    return decay
 
 
 def weights_by_decay(L: Array, decay: Array, lagged: bool, ratios: bool) -> Array:

@@ -26,7 +26,7 @@ from mtlref.notation import Array, MtlrefError
 LOOSE = 8.0
 """How many times its own allowance a row may be off for a reading to be looked at: the replay has the last word."""
 
-QUICK = 40
+QUICK = 16
 """On how many steps a reading is looked at first: a wrong one seldom gets further."""
 
 MOST = 24

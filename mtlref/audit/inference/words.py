@@ -25,6 +25,9 @@ def told(inference: Inference) -> Iterator[str]:
     if inference.kind == "nearest":
         yield from told_nearest(inference)
         return
+    if inference.kind == "undecided":
+        yield f"no step of the log decides anything, so taken at the default: {', '.join(best.settings)}"
+        return
     yield listed(best)
     same = "; what stands in brackets gives the same" if any(bracket(name, best) for name in best.settings) else ""
     if inference.kind == "with a defect":
