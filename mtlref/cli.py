@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import mtlref
 from mtlref import vectors
+from mtlref.audit import command as audit_command
 from mtlref.conformance import command
 from mtlref.experiments import command as reproduce
 from mtlref.methods import METHODS
@@ -52,29 +53,12 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--version", action="version", version=f"mtlref {mtlref.__version__}")
     commands = root.add_subparsers(required=True, metavar="COMMAND")
-    _audit_parser(commands.add_parser("audit", help="does a training run's log follow the method?"))
+    audit_command.add_arguments(commands.add_parser("audit", help="does a training run's log follow the method?"))
     command.add_arguments(commands.add_parser("check", help="does an implementation mean what the method means?"))
     _explain_parser(commands.add_parser("explain", help="a method's equations with numbers in them"))
     vectors.add_arguments(commands.add_parser("vectors", help="golden vectors: inputs and exact answers, as JSON"))
     reproduce.add_arguments(commands.add_parser("reproduce", help="published experiments, trained anew"))
     return root
-
-
-def _audit_parser(command: argparse.ArgumentParser) -> None:
-    command.description = (
-        "Replays the losses and gradient norms of a training log and compares the weights that the run used with "
-        "those of the method: names the first step and equation that differ, and the known defects that give "
-        "exactly these numbers. LOG is a CSV, JSON Lines or NPZ file with a row a step, or example:NAME for a log in "
-        "the package. In a pattern, * stands for the task's name."
-    )
-    command.epilog = "Exit status: 0 the run follows the method, 1 it departs from it, 2 the log cannot be judged."
-    command.add_argument("log", metavar="LOG")
-    command.add_argument("--method", choices=list(METHODS), help="default: what the log's side file says")
-    command.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="a setting of the method")
-    for kind, pattern in (("losses", "loss/*"), ("norms", "norm/*"), ("gram", "gram/*/*"), ("weights", "weight/*")):
-        command.add_argument(f"--{kind}", metavar="PATTERN", help=f"the columns of the {kind}; default {pattern}")
-    command.add_argument("--json", action="store_true", help="print the verdict as JSON")
-    command.set_defaults(run=_audit)
 
 
 def _explain_parser(command: argparse.ArgumentParser) -> None:
@@ -98,24 +82,6 @@ def _explain_parser(command: argparse.ArgumentParser) -> None:
     command.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="a setting of the method")
     command.add_argument("--json", action="store_true", help="print the equations and numbers as JSON")
     command.set_defaults(run=_explain)
-
-
-def _audit(arguments: argparse.Namespace) -> int:
-    """Carry out `mtlref audit`."""
-    from mtlref.audit import judge, read_run, report
-
-    run = read_run(
-        arguments.log,
-        method=arguments.method,
-        settings=parse(arguments.set),
-        losses=arguments.losses,
-        norms=arguments.norms,
-        gram=arguments.gram,
-        weights=arguments.weights,
-    )
-    verdict = judge(run.method, run.log)
-    print(json.dumps(report.plain(run, verdict), indent=2) if arguments.json else report.text(run, verdict))
-    return AGREES if verdict.passed else DEPARTS
 
 
 def _explain(arguments: argparse.Namespace) -> int:

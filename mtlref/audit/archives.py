@@ -79,7 +79,7 @@ def table_of(source: str, archive: zipfile.ZipFile, wanted: Wanted) -> Table:
 
 
 def member_array(source: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Array:
-    """Return one member as a finite float64 array. Errors: LogError with the array's name."""
+    """Return one member as a float64 array. Errors: LogError with the array's name."""
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         message = f"array {quoted(name)} is packed by method {member.compress_type}; only 0 and 8 are read"
         raise broken(source, message, column=name)
@@ -91,13 +91,7 @@ def member_array(source: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo,
     except (OSError, *DAMAGE) as error:
         raise broken(source, f"array {quoted(name)} is damaged: {quoted(str(error))}", column=name) from error
     with np.errstate(all="ignore"):
-        values = raw.astype(np.float64)
-    bad = np.argwhere(~np.isfinite(values))
-    if len(bad):
-        at = tuple(int(i) for i in bad[0])
-        where = f"array {quoted(name)}, entry {', '.join(str(i + 1) for i in at)}"
-        raise broken(source, f"{where}: {raw[at]} is not a finite float64", column=name, value=raw[at])
-    return values
+        return raw.astype(np.float64)
 
 
 def decoded(

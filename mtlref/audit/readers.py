@@ -5,45 +5,55 @@ The user says what the columns are called by patterns in which a `*` stands for 
 1. The losses' pattern is matched against every column. What its `*` captures, in the file's order, are
    the tasks.
 2. The patterns of the norms and the weights must then find exactly these tasks, in any order; that of the
-   Gram matrix, which has two `*`, every pair of them, once or in both orders.
+   Gram matrix, which has two `*`, every pair of them, once or in both orders; that of the draws every task
+   with the positions 0, 1, 2 and so on.
 3. The numbers are put into arrays with a row a step and the tasks in the losses' order.
 
-A pattern that the user did not give has a default, and what it doesn't find is absent. A pattern that the
-user did give must find something. In an NPZ, arrays named `losses`, `norms`, `gram` and `weights` may hold
-all tasks at once, where no pattern is given; the tasks are then called 0, 1, 2 and so on.
+In place of a pattern there may be a mapping from the tasks' names to the columns'; for the Gram matrix and the draws
+from a task to a mapping of the other tasks, or of the positions. Rows are then brought into the order of the run
+(`mtlref.audit.steps`).
 
-`read_settings` reads the side file that says which method and settings a run used.
+A pattern that the user did not give has a default, and what it doesn't find is absent. A pattern that the
+user did give must find something. In an NPZ, arrays named `losses`, `norms`, `gram`, `weights` and `draws` may
+hold all tasks at once, where no pattern is given; the tasks are then called 0, 1, 2 and so on.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mtlref.audit.tables import Table, broken, listed, open_file, parsed, quoted, read_table
+from mtlref.audit.precision import Precision, precision, unit_of
+from mtlref.audit.spool import gathered
+from mtlref.audit.steps import in_order
+from mtlref.audit.tables import USUAL, Layout, Table, broken, listed, quoted, read_table
 from mtlref.notation import Array, LogError
 
-DEFAULTS = {"losses": "loss/*", "norms": "norm/*", "gram": "gram/*/*", "weights": "weight/*"}
+DEFAULTS = {
+    "losses": "loss/*",
+    "norms": "norm/*",
+    "gram": "gram/*/*",
+    "weights": "weight/*",
+    "draws": "draw/*/*",
+}
 """The patterns that are used where the user gives none."""
 
-STEPS = ("step", "epoch")
-"""The columns that number the rows, the first that there is."""
-
-SETTINGS = {"method": str, "settings": dict, "run": dict}
-"""What a side file may hold, and of which type."""
-
-SETTINGS_LIMIT = 1 << 24
-"""The largest side file, in bytes: 16 MiB."""
+RANGES = ("__MIN", "__MAX")
+"""What Weights & Biases puts behind a series' name for the columns of its smallest and largest values."""
 
 LARGEST_STEP = 2.0**53
 """Up to here every whole number is a float64."""
+
+
+Given = str | Mapping[str, object] | None
+"""What the user says of one kind of columns: a pattern, a mapping, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +64,20 @@ class Pattern:
     text: str
     given: bool
     regex: re.Pattern[str]
+    columns: Mapping[tuple[str, ...], str] | None = None
 
     def matches(self, table: Table) -> list[str]:
         """Return the table's columns that the pattern matches, in the file's order."""
-        return [name for name in table.names if self.regex.fullmatch(name)]
+        return [name for name in table.names if self.finds(name)]
+
+    def finds(self, name: str) -> bool:
+        """Return whether a column is one of this kind."""
+        return self.regex.fullmatch(name) is not None
 
     def name(self, *tasks: str) -> str:
         """Return the name of the column of a task, or of two."""
+        if self.columns is not None:
+            return self.columns.get(tasks, f"the column of {', '.join(tasks)}")
         pieces = self.text.split("*")
         return "".join(piece + task for piece, task in zip(pieces, (*tasks, ""), strict=True))
 
@@ -72,8 +89,12 @@ class Log:
     `rows` are the steps' or epochs' numbers, from a column `step` or `epoch` if there is one, else 0 to N-1.
     `lines` are the rows' places in the file, counted from 1: line numbers, or entries in an NPZ. `norms`,
     `gram` and `weights` are None where the log has none. `unit` is the unit roundoff of what was logged: that
-    of float32 if every loss, norm and weight is exactly a float32, else that of float64. `epochs` is the
-    column `epoch`, whether or not there is a column `step` as well, fractions and all; None without one.
+    of float32 if every loss, norm and weight is exactly a float32, else that of float64; `precision` what the losses,
+    norms and weights may be off by. `epochs` is the
+    column `epoch`, whether or not there is a column `step` as well, fractions and all; None without one. `draws`
+    (N, K, P) are a random method's draws, None if the log has none. `notes` say what of the file was not read.
+    A number that was not logged, or is not finite, is NaN or an infinity. `starts` are the rows at which the
+    numbering begins anew, the first row among them; `stride` is by how much the steps grow from row to row.
     """
 
     source: str
@@ -85,50 +106,90 @@ class Log:
     gram: Array | None
     weights: Array | None
     unit: float
+    precision: Mapping[str, Precision]
     epochs: Array | None
+    draws: Array | None = None
+    notes: tuple[str, ...] = ()
+    starts: tuple[int, ...] = (0,)
+    stride: int = 1
 
 
 def read_log(
     path: str | os.PathLike[str],
     *,
-    losses: str | None = None,
-    norms: str | None = None,
-    gram: str | None = None,
-    weights: str | None = None,
+    losses: Given = None,
+    norms: Given = None,
+    gram: Given = None,
+    weights: Given = None,
+    draws: Given = None,
+    layout: Layout = USUAL,
 ) -> Log:
-    """Return the log at `path`, a .csv, .jsonl, .ndjson or .npz file. None is a pattern that was not given.
+    """Return the log at `path`, a .csv, .jsonl, .ndjson or .npz file, or TensorBoard's. None was not given.
 
     Errors: LogError, whatever is wrong with the file or with the patterns.
     """
     source = os.fspath(path)
-    given = zip(DEFAULTS, (losses, norms, gram, weights), strict=True)
+    given = zip(DEFAULTS, (losses, norms, gram, weights, draws), strict=True)
     patterns = [pattern(source, kind, text) for kind, text in given]
     stacked = {p.kind for p in patterns if not p.given} if Path(source).suffix.lower() == ".npz" else set()
 
     def wanted(name: str) -> bool:
-        return name in STEPS or name in stacked or any(p.regex.fullmatch(name) for p in patterns)
+        return name in numbering or name in stacked or any(p.finds(name) for p in patterns)
 
-    table = read_table(path, wanted)
-    of_losses, of_norms, of_gram, of_weights = patterns
+    numbering = {*layout.steps, *layout.epochs}
+    table = without_ranges(read_table(path, wanted, layout))
+    of_losses, of_norms, of_gram, of_weights, of_draws = patterns
     tasks = task_names(table, of_losses)
     loss_values = task_columns(table, of_losses, tasks)
     if loss_values is None:
         raise nothing_matches(table, of_losses)
     norm_values, weight_values = task_columns(table, of_norms, tasks), task_columns(table, of_weights, tasks)
-    epochs = column(table, "epoch") if "epoch" in table.columns else None
-    counted = whole_numbers(table, next((name for name in STEPS if name in table.columns), STEPS[0]))
+    step_name, epoch_name = (first_of(table, names) for names in (layout.steps, layout.epochs))
+    for name in (layout.step, layout.epoch):
+        if name is not None and name not in table.columns:
+            raise broken(source, f"has no column {quoted(name)}; the columns are {listed(table.names)}", column=name)
+    epochs = None if epoch_name is None else column(table, epoch_name)
+    counting = step_name or epoch_name
+    counted = None if counting is None else whole_numbers(table, counting)
     rows = np.arange(len(loss_values), dtype=np.int64) if counted is None else counted
     gram_values = gram_matrices(table, of_gram, tasks)
-    unit = roundoff(loss_values, norm_values, weight_values)
-    return Log(source, tasks, rows, table.lines, loss_values, norm_values, gram_values, weight_values, unit, epochs)
+    unit = unit_of(loss_values, norm_values, gram_values, weight_values)
+    kinds = {"losses": loss_values, "norms": norm_values, "gram": gram_values, "weights": weight_values}
+    known = {kind: precision(loss_values[:0] if values is None else values, unit) for kind, values in kinds.items()}
+    log = Log(
+        source,
+        tasks,
+        rows,
+        table.lines,
+        loss_values,
+        norm_values,
+        gram_values,
+        weight_values,
+        unit,
+        known,
+        epochs,
+        orders(table, of_draws, tasks),
+        table.notes,
+    )
+    return log if counted is None else in_order(log)
+
+
+def part(log: Log, start: int, stop: int) -> Log:
+    """Return the rows from `start` up to `stop` as a log of their own, of one run."""
+    names = ("rows", "lines", "losses", "norms", "gram", "weights", "epochs", "draws")
+    held = {name: getattr(log, name) for name in names}
+    cut: dict[str, Any] = {name: None if values is None else values[start:stop] for name, values in held.items()}
+    return replace(log, **cut, starts=(0,))
 
 
 # COLUMNS
 
 
-def pattern(source: str, kind: str, text: str | None) -> Pattern:
+def pattern(source: str, kind: str, text: Given) -> Pattern:
     """Return the pattern of one kind of columns, the default if `text` is None. Errors: LogError."""
-    stars = 2 if kind == "gram" else 1
+    stars = 2 if kind in ("gram", "draws") else 1
+    if isinstance(text, Mapping):
+        return mapped(source, kind, text, stars)
     used = DEFAULTS[kind] if text is None else text
     if used.count("*") != stars:
         message = f"the pattern for {kind} needs {stars} '*', for the task's name; it is {quoted(used)}"
@@ -137,11 +198,49 @@ def pattern(source: str, kind: str, text: str | None) -> Pattern:
     return Pattern(kind, used, text is not None, regex)
 
 
+def mapped(source: str, kind: str, given: Mapping[str, object], depth: int) -> Pattern:
+    """Return what a mapping says: task → column, or task → (task or position → column). Errors: LogError."""
+    entries: list[tuple[tuple[str, ...], object]] = [((task,), value) for task, value in given.items()]
+    if depth == 2:
+        entries = [
+            ((*tasks, other), value)
+            for tasks, inner in entries
+            for other, value in (inner.items() if isinstance(inner, Mapping) else [("", inner)])
+        ]
+    columns: dict[tuple[str, ...], str] = {}
+    for tasks, value in entries:
+        if not isinstance(value, str) or not all(tasks):
+            what = "columns" if depth == 1 else "tasks, and these to columns"
+            raise broken(source, f"the mapping for {kind} must map tasks to {what}; {quoted(value)} is there")
+        columns[tasks] = value
+    if not columns or len(set(columns.values())) < len(columns):
+        raise broken(source, f"the mapping for {kind} must name columns, and none of them twice")
+    regex = re.compile("|".join(map(re.escape, columns.values())))
+    return Pattern(kind, f"the mapping for {kind}", True, regex, columns)
+
+
+def first_of(table: Table, names: tuple[str, ...]) -> str | None:
+    """Return the first of `names` that is a column."""
+    return next((name for name in names if name in table.columns), None)
+
+
+def without_ranges(table: Table) -> Table:
+    """Return the table without a tracker's columns of smallest and largest values beside a series' own."""
+    known = set(table.names)
+    extra = {f"{name}{ending}" for name in known for ending in RANGES} & known
+    if not extra:
+        return table
+    columns = {name: values for name, values in table.columns.items() if name not in extra}
+    return replace(table, names=tuple(name for name in table.names if name not in extra), columns=columns)
+
+
 def task_names(table: Table, of_losses: Pattern) -> tuple[str, ...]:
     """Return the tasks: what the losses' pattern captures, or 0 to K-1 for stacked losses."""
     stacked = stack(table, of_losses, 2)
     if stacked is not None:
         return tuple(str(task) for task in range(stacked.shape[1]))
+    if of_losses.columns is not None:
+        return tuple(task for (task,) in of_losses.columns)
     found = (of_losses.regex.fullmatch(name) for name in table.names)
     return tuple(match[1] for match in found if match)
 
@@ -156,7 +255,7 @@ def stack(table: Table, of: Pattern, axes: int) -> Array | None:
         message = f"has the array {quoted(of.kind)} and the columns {listed(single)} as well; give a pattern"
         raise broken(table.source, message, column=of.kind)
     if values.ndim != axes or 0 in values.shape:
-        shape = "(N, K)" if axes == 2 else "(N, K, K)"
+        shape = "(N, K)" if axes == 2 else "(N, K, P)" if of.kind == "draws" else "(N, K, K)"
         message = f"array {quoted(of.kind)} must have the shape {shape}; it is {values.shape}"
         raise broken(table.source, message, column=of.kind)
     return values
@@ -176,9 +275,10 @@ def task_columns(table: Table, of: Pattern, tasks: tuple[str, ...]) -> Array | N
     if not found:
         return None
     expected = [of.name(task) for task in tasks]
-    missing = [task for task, name in zip(tasks, expected, strict=True) if name not in found]
-    refuse(table, of, missing, [name for name in found if name not in expected])
-    return np.stack([column(table, name) for name in expected], axis=1)
+    there, known = set(found), set(expected)
+    missing = [task for task, name in zip(tasks, expected, strict=True) if name not in there]
+    refuse(table, of, missing, [name for name in found if name not in known])
+    return gathered([column(table, name) for name in expected])
 
 
 def gram_matrices(table: Table, of: Pattern, tasks: tuple[str, ...]) -> Array | None:
@@ -215,6 +315,25 @@ def gram_matrices(table: Table, of: Pattern, tasks: tuple[str, ...]) -> Array | 
     return gram
 
 
+def orders(table: Table, of: Pattern, tasks: tuple[str, ...]) -> Array | None:
+    """Return the draws as (N, K, P): row i is the order in which task i meets others; None if the log has none."""
+    stacked = stack(table, of, 3)
+    if stacked is not None:
+        return stacked
+    found = set(of.matches(table))
+    if not found and of.given:
+        raise nothing_matches(table, of)
+    if not found:
+        return None
+    P = len(found) // len(tasks)
+    expected = [of.name(task, str(position)) for task in tasks for position in range(P)]
+    known = set(expected)
+    refuse(table, of, [name for name in expected if name not in found], sorted(found - known))
+    if not P:
+        raise broken(table.source, f"the pattern for draws, {quoted(of.text)}, finds fewer columns than tasks")
+    return gathered([column(table, name) for name in expected]).reshape(-1, len(tasks), P)
+
+
 def column(table: Table, name: str) -> Array:
     """Return one column as (N,). Errors: LogError if an NPZ's array has more axes."""
     values = table.columns[name]
@@ -238,13 +357,6 @@ def whole_numbers(table: Table, name: str) -> NDArray[np.int64] | None:
     return values.astype(np.int64)
 
 
-def roundoff(*logged: Array | None) -> float:
-    """Return 2^-24 if all that was logged are float32 values, else 2^-53."""
-    with np.errstate(all="ignore"):
-        single = all(np.array_equal(x.astype(np.float32), x) for x in logged if x is not None)
-    return 2.0**-24 if single else 2.0**-53
-
-
 # REFUSALS
 
 
@@ -252,7 +364,7 @@ def nothing_matches(table: Table, of: Pattern) -> LogError:
     """Return the error that a pattern finds no column."""
     columns = f"the columns are {listed(table.names)}"
     message = f"no column matches {quoted(of.text)}, the pattern for {of.kind}; {columns}"
-    return broken(table.source, message, column=of.text)
+    return broken(table.source, f"{message} (`mtlref audit --inspect LOG` lists them all)", column=of.text)
 
 
 def refuse(table: Table, of: Pattern, missing: list[str], extra: list[str]) -> None:
@@ -271,56 +383,3 @@ def refuse_asymmetry(table: Table, one: Array, other: Array, what: str) -> None:
         values = f"{float(one[at])!r} and {float(other[at])!r}"
         where = f"{table.place} {table.lines[at[0]]}"
         raise broken(table.source, f"{where}: {what} must be symmetric, and {values} differ", column="gram")
-
-
-# THE SIDE FILE
-
-
-def side_file(path: str | os.PathLike[str]) -> str:
-    """Return where the settings of the log at `path` stand: the same name, ending in .json."""
-    return os.path.splitext(os.fspath(path))[0] + ".json"
-
-
-def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what the side file of the log at `path` holds, {} if there is none. Errors: LogError.
-
-    A JSON object with none of a side file's keys belongs to somebody else, and is left alone.
-    """
-    source = side_file(path)
-    if not os.path.lexists(source):
-        return {}
-    try:
-        with open_file(source) as file:
-            content = file.read(SETTINGS_LIMIT + 1)
-    except OSError as error:
-        raise broken(source, f"cannot be read: {error.strerror or error}") from error
-    if len(content) > SETTINGS_LIMIT:
-        raise broken(source, f"is longer than {SETTINGS_LIMIT} bytes")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise broken(source, f"is not UTF-8 at byte {error.start + 1}") from error
-    document = parsed(source, text, "the side file")
-    if isinstance(document, dict) and not SETTINGS.keys() & document.keys():
-        return {}
-    return checked_settings(source, document)
-
-
-def checked_settings(source: str, document: object) -> dict[str, Any]:
-    """Return `document` if it is what a side file may hold. Errors: LogError."""
-    if not isinstance(document, dict):
-        raise broken(source, "is not a JSON object", value=document)
-    for key, value in document.items():
-        if key not in SETTINGS:
-            raise broken(source, f"has the unknown key {quoted(key)}; known are {listed(list(SETTINGS))}", column=key)
-        if not isinstance(value, SETTINGS[key]):
-            kind = "text" if SETTINGS[key] is str else "an object"
-            raise broken(source, f"key {quoted(key)} must be {kind}; it is {quoted(value)}", column=key, value=value)
-    pending: list[object] = [document]
-    while pending:
-        value = pending.pop()
-        if isinstance(value, float) and not math.isfinite(value):
-            raise broken(source, f"holds {value}, which is not a finite number", value=value)
-        if isinstance(value, dict | list):
-            pending.extend(value.values() if isinstance(value, dict) else value)
-    return document

@@ -1,67 +1,70 @@
 """The replay: a logged run's losses and norms, fed through a method, beside the weights that the run used.
 
-`transitions` re-synchronises at every row: the method's state is given the weights that the log holds there, takes
-one step, and its weights are compared with the next row's. So each step is judged on its own, and a fault is found
-where it happens. `free_run` starts as the log starts and is not corrected again: it tells how far the run ends
-from the method.
+`blocks` re-synchronises at every row: the method's state is given the weights that the log holds there, takes one
+step, and its weights are compared with the next row's. So each step is judged on its own, and a fault is found where
+it happens. Nothing of a row's verdict hangs on another row's, but for what the method remembers beside its weights:
+L(0), the last losses, running means. So many rows are stepped at once (`mtlref.audit.lift`): from a guess of what is
+remembered at each, the steps give a better one, and a guess that a step leaves as it is, to the last bit, is what the
+rows in turn would give. What takes more than a few guesses to find, a running mean, is found by `mtlref.audit.march`.
 
-A difference counts only above the row's *allowance*: what the logged numbers' own rounding can do to the answer.
-Every logged number is moved by `ROUNDINGS` units of its precision, one at a time, and the changes of the answer are
-added. Near a kink (a gradient norm within rounding of its target) the answer jumps when a number is moved, so
-the allowance is as large as the jump: such a row decides nothing, and says so.
+A row in which a number is missing or not finite decides nothing, and hides what a method would have remembered of
+it. Two replays cross it, with two different numbers in its place: what they agree on does not hang on the row, and
+judging goes on where they agree on all.
+
+A difference counts only above the row's *allowance* (`mtlref.audit.allowance`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from mtlref.audit.lift import STEMS, Norms, Trouble, lifted, numbers, step_rows
+from mtlref.audit.march import march
 from mtlref.audit.readers import Log
+from mtlref.audit.rows import Rows, followed, row, same, spread_out, take
+from mtlref.audit.spool import BLOCK
 from mtlref.contract import Method, Step, from_gram, weights_of
 from mtlref.notation import Array, MtlrefError
 from mtlref.state import State
 
-ROUNDINGS = 16
-"""How many units of its precision a logged number may be off: a pairwise sum of the squares of D gradient entries
-errs by at most about log₂ D of them, 16 up to D = 65,536; shorter sums, products and roots by a few."""
+SIZES = (1, 64, BLOCK)
+"""How many rows the first block has, the second, and every other. After the first step a state holds all that it ever
+will; a wrong variant seldom gets further than the second block."""
 
-SAMPLES, SAFETY = 12, 4
-"""How often logged inner products are moved, and the factor on the largest change: the worst is not among them."""
+GUESSES = 3
+"""How often what is remembered is guessed before it is looked for by `march`."""
 
-KINK = 100
-"""A row whose allowance exceeds this many times the plain rounding of the answer lies at a kink."""
+FAILURES = 4
+"""How many blocks may fail in a row until the rows are stepped one by one."""
+
+CROSSING = 64
+"""How many rows after a gap are tried until nothing hangs on it."""
+
+FAILS = (Trouble, MtlrefError, ArithmeticError, TypeError, ValueError, AttributeError, LookupError)
+"""What may come of a lifted step where the method itself has to be asked."""
+
+SEALED: Any = {"over": "raise", "divide": "raise", "invalid": "raise", "under": "ignore"}
+"""How floating-point exceptions are treated in a lifted step, as in an equation."""
 
 
 @dataclass(frozen=True)
-class Transition:
-    """One row of the log and what the method makes of it.
+class Steps:
+    """What the steps on the rows `start` to `start + len(expected)` give: the weights they decide (n, K).
 
-    `row` the weights' row; `got` the logged weights (K,), `expected` the method's (K,), `allowance` (K,);
-    `kink` whether rounding alone can change the answer by more than rounding.
+    `before`: the states before them, a list, or one of rows; empty where the rows decide nothing.
     """
 
-    row: int
-    got: Array
+    start: int
     expected: Array
-    allowance: Array
-    kink: bool
+    before: State | list[State]
 
-    @property
-    def error(self) -> float:
-        """The largest |got − expected| over the tasks."""
-        return float(np.max(np.abs(self.got - self.expected)))
 
-    @property
-    def task(self) -> int:
-        """The task with the largest error."""
-        return int(np.argmax(np.abs(self.got - self.expected)))
-
-    @property
-    def agrees(self) -> bool:
-        """Whether no task's error exceeds its allowance."""
-        return bool(np.all(np.abs(self.got - self.expected) <= self.allowance))
+# ONE STEP
 
 
 def gradients(log: Log, row: int) -> Array | None:
@@ -71,21 +74,9 @@ def gradients(log: Log, row: int) -> Array | None:
     return None if log.norms is None else np.diag(log.norms[row])
 
 
-def transitions(method: Method, log: Log) -> Iterator[Transition]:
-    """Yield each row's weights against the method's, which has been given the log's own weights up to the row before.
-
-    A lagged method's weights at a row come from the row before; the first row's are those it starts with.
-    Errors: MtlrefError, with the step in the message, where the method cannot be evaluated on the log.
-    """
-    weights = logged_weights(log)
-    state = method.init(len(log.tasks))
-    if method.lagged:
-        got, expected = weights[0], weights_of(state)
-        yield Transition(0, got, expected, ROUNDINGS * log.unit * np.abs(expected), False)
-    for row in range(len(weights) - method.lagged):
-        out = taken(method, log, row, state)
-        yield judged(method, log, row, state, in_question(method, out))
-        state = out.state
+def drawn(log: Log, row: int) -> Array | None:
+    """Return the row's draw, None if the log has none."""
+    return None if log.draws is None else log.draws[row]
 
 
 def taken(method: Method, log: Log, row: int, state: State) -> Step:
@@ -95,7 +86,7 @@ def taken(method: Method, log: Log, row: int, state: State) -> Step:
     """
     try:
         state = method.resumed(state, logged_weights(log)[row]) if method.lagged else state
-        return stepped(method, state, log.losses[row], gradients(log, row))
+        return stepped(method, state, log.losses[row], gradients(log, row), drawn(log, row))
     except MtlrefError as error:
         raise type(error)(
             f"{log.source}, {method.cadence} {log.rows[row]}: {error}",
@@ -106,9 +97,10 @@ def taken(method: Method, log: Log, row: int, state: State) -> Step:
         ) from error
 
 
-def stepped(method: Method, state: State, losses: Array, jacobian: Array | None) -> Step:
-    """Return the method's step; for two tasks, where there is one draw only, with that draw."""
-    draw = method.sample(np.random.default_rng(0), len(losses))
+def stepped(method: Method, state: State, losses: Array, jacobian: Array | None, draw: Array | None) -> Step:
+    """Return the method's step with `draw`; a random method without one has two tasks, and there is one draw only."""
+    only = method.sample(np.random.default_rng(0), len(losses))
+    draw = None if only is None else only if draw is None else draw
     return method.step(state, losses, jacobian, **({} if draw is None else {"draw": draw}))
 
 
@@ -117,84 +109,192 @@ def in_question(method: Method, out: Step) -> Array:
     return weights_of(out.state) if method.lagged else out.weights
 
 
-def judged(method: Method, log: Log, row: int, state: State, expected: Array) -> Transition:
-    """Return the comparison that the step on `row` decides; the dear allowance only where the plain one fails."""
-    at = row + method.lagged
-    got = logged_weights(log)[at]
-    plain = np.full(len(got), ROUNDINGS * log.unit * float(np.max(np.abs(expected))))
-    if np.all(np.abs(got - expected) <= plain):
-        return Transition(at, got, expected, plain, False)
-    allowance = plain + spread(method, log, row, state, expected)
-    return Transition(at, got, expected, allowance, bool(np.any(allowance > KINK * plain)))
-
-
-def spread(method: Method, log: Log, row: int, state: State, expected: Array) -> Array:
-    """Return how far the logged numbers' rounding moves the answer: Σ over the numbers of the larger change, (K,).
-
-    A loss counts twice: for itself, and for the earlier loss it is set against, L(0) or L(t−1). Of a Jacobian, the
-    rows are moved, as their norms would be.
-    """
-    J, total = gradients(log, row), np.zeros(len(expected))
-    columns = {"w": logged_weights(log)[row], "L": log.losses[row], "n": np.ones(len(expected))}
-    for name in columns if J is not None else ("w", "L"):
-        for task in range(len(expected)):
-            changes = [np.zeros(len(expected))]
-            for sign in (-1, 1):
-                moved = {key: column.copy() for key, column in columns.items()}
-                moved[name][task] *= 1 + sign * ROUNDINGS * log.unit
-                before = method.resumed(state, moved["w"]) if method.lagged else state
-                try:
-                    out = stepped(method, before, moved["L"], None if J is None else moved["n"][:, None] * J)
-                except MtlrefError:
-                    continue
-                changes.append(np.abs(in_question(method, out) - expected))
-            total += np.max(changes, axis=0) * (2 if name == "L" else 1)
-    return total if log.gram is None or J is None else total + gram_spread(method, log, row, state, J, expected)
-
-
-def gram_spread(method: Method, log: Log, row: int, state: State, J: Array, expected: Array) -> Array:
-    """Return how far the rounding of logged inner products moves the answer, (K,): `SAFETY` times the most seen.
-
-    A method that solves a system in them errs with the largest, so each is moved by that share of the largest, up or
-    down at random, `SAMPLES` times.
-    """
-    rng, K = np.random.default_rng(0), len(J)
-    before = method.resumed(state, logged_weights(log)[row]) if method.lagged else state
-    lengths = np.sqrt(np.einsum("kd,kd->k", J, J))
-    unit = J / np.where(lengths > 0, lengths, 1.0)[:, None]
-    widest = np.zeros(K)
-    for _ in range(SAMPLES):
-        signs = np.triu(rng.choice((-1.0, 1.0), (K, K)))
-        moved = J + ROUNDINGS * log.unit * K * np.max(lengths) * (signs + np.triu(signs, 1).T) @ unit / 2
-        try:
-            out = stepped(method, before, log.losses[row], moved)
-        except MtlrefError:
-            continue
-        widest = np.maximum(widest, np.abs(in_question(method, out) - expected))
-    return SAFETY * widest
-
-
-def free_run(method: Method, log: Log) -> Array:
-    """Return the weights of a run that starts with the log's first weights and is never corrected again.
-
-    They are (N, K), or fewer rows if the method cannot go on: its own weights may lead where the log's did not.
-    """
-    state = method.init(len(log.tasks))
-    state = method.resumed(state, logged_weights(log)[0]) if method.lagged else state
-    free = []
-    for row in range(len(log.rows)):
-        try:
-            out = stepped(method, state, log.losses[row], gradients(log, row))
-        except MtlrefError:
-            if method.lagged:
-                free.append(weights_of(state))
-            break
-        free.append(out.weights)
-        state = out.state
-    return np.array(free)
-
-
 def logged_weights(log: Log) -> Array:
     """Return the log's weights (N, K), which `read_run` has made sure of."""
     assert log.weights is not None
     return log.weights
+
+
+def whole(method: Method, log: Log, start: int, stop: int, corrected: bool = True) -> NDArray[np.bool_]:
+    """Return which rows hold a finite number wherever the method needs one; weights only where it is `corrected`."""
+    weights = log.weights if method.lagged and corrected else None  # no other method reads them
+    kinds = (log.losses, weights, log.draws, log.norms if method.reads == "norms" else None)
+    good = np.ones(stop - start, dtype=bool)
+    for values in (*kinds, log.gram if method.reads == "gram" else None):
+        if values is not None:
+            good &= np.isfinite(values[start:stop]).reshape(stop - start, -1).all(axis=1)
+    return good
+
+
+# MANY STEPS
+
+
+class Replay:
+    """A method on a log, by blocks of rows. `light` is the lifted method, None for one that is not lifted."""
+
+    def __init__(self, method: Method, log: Log) -> None:
+        self.method, self.log = method, log
+        self.light = lifted(method) if method.stem in STEMS else None
+        self.remembers_little, self.failures = self.light is not None, 0
+
+    @property
+    def at_once(self) -> bool:
+        """Whether many rows are tried at once: until it has failed `FAILURES` times in a row."""
+        return self.light is not None and self.failures < FAILURES
+
+    def blocks(self) -> Iterator[Steps]:
+        """Yield the steps of all rows in order, re-synchronised with the log's weights at each.
+
+        Errors: MtlrefError, with the step in the message, where the method cannot be evaluated on the log.
+        """
+        state, at, sizes = self.method.init(len(self.log.tasks)), 0, iter(SIZES)
+        size = next(sizes)
+        last = len(self.log.rows) - self.method.lagged
+        while at < last:
+            good = whole(self.method, self.log, at, min(at + size, last))
+            run = len(good) if good.all() else int(np.argmin(good))
+            if run:
+                done, state = self.steps(at, at + run, state)
+                yield done
+                at, size = at + run, next(sizes, BLOCK)
+            else:
+                at, state = self.crossed(at, last, state)
+                yield Steps(at, np.empty((0, len(self.log.tasks))), [])
+
+    def steps(self, start: int, stop: int, state: State) -> tuple[Steps, State]:
+        """Return the steps of rows that are whole, and the state after them."""
+        if self.at_once and start > 0 and stop - start > 1:
+            try:
+                with np.errstate(**SEALED):
+                    found = self.together(start, stop, state)
+                self.failures = 0
+                return found
+            except FAILS:
+                self.failures += 1
+        expected, before = np.empty((stop - start, len(self.log.tasks))), list[State]()
+        for at in range(start, stop):
+            before.append(state)
+            out = self.single(at, state)
+            expected[at - start] = in_question(self.method, out)
+            state = out.state
+        return Steps(start, expected, before), state
+
+    def single(self, at: int, state: State) -> Step:
+        """Return one row's step: the lifted method's, or where that fails the method's own. Errors: MtlrefError."""
+        light = self.light
+        if light is not None:
+            try:
+                with np.errstate(**SEALED):
+                    state_here = light.resumed(state, logged_weights(self.log)[at]) if light.lagged else state
+                    return light.step(state_here, self.log.losses[at], self.norms_at(at))
+            except FAILS:
+                pass
+        return taken(self.method, self.log, at, state)
+
+    def norms_at(self, at: int) -> Any:
+        """Return what stands for the row's Jacobian in a lifted step."""
+        return None if self.log.norms is None else Norms(self.log.norms[at])
+
+    def together(self, start: int, stop: int, state: State) -> tuple[Steps, State]:
+        """Return the steps of all rows at once. Errors: Trouble if no states are found, and those of `step_rows`."""
+        found = None
+        if self.remembers_little:
+            found = self.guessed(start, stop, state)
+            self.remembers_little = found is not None
+        if found is None:
+            first = spread_out(state, stop - start)
+            found = march(lambda before: self.after(start, stop, before, True)[1], state, first)
+        out, after = self.after(start, stop, found, True)
+        expected = numbers(in_question(self.method, out), stop - start)
+        return Steps(start, expected, found), row(after, stop - start - 1)
+
+    def guessed(self, start: int, stop: int, state: State) -> Any:
+        """Return the states before the rows, exact to the last bit; None if a few guesses do not find them."""
+        w = Rows(np.asarray(logged_weights(self.log)[start:stop]))
+        try:
+            guess = self.given_weights(spread_out(state, stop - start), w)
+            for _ in range(GUESSES):
+                better = self.given_weights(followed(state, self.after(start, stop, guess, False)[1]), w)
+                if same(guess, better):
+                    return guess
+                guess = better
+        except FAILS:
+            pass
+        return None
+
+    def run_on(self, start: int, stop: int, state: State) -> tuple[Array, State]:
+        """Return the weights in use (n, K) of a run that is not re-synchronised. Errors: those of `together`."""
+        logged = np.asarray(logged_weights(self.log)[start:stop])
+        w = Rows(np.where(np.isfinite(logged), logged, weights_of(state) if self.method.lagged else 0.0))
+        later = self.given_weights(spread_out(state, stop - start), w)
+        guess = followed(state, take(later, np.append(np.arange(1, stop - start), 0)))
+        found = march(lambda before: self.after(start, stop, before, False)[1], state, guess)
+        out, after = self.after(start, stop, found, False)
+        return numbers(out.weights, stop - start), row(after, stop - start - 1)
+
+    def after(self, start: int, stop: int, before: Any, corrected: bool) -> tuple[Step, Any]:
+        """Return the steps on all rows from given states, `corrected` to the log's weights, and the states after."""
+        assert self.light is not None
+        log = self.log
+        n = None if log.norms is None else Rows(np.asarray(log.norms[start:stop]))
+        if corrected:
+            before = self.given_weights(before, Rows(np.asarray(logged_weights(log)[start:stop])))
+        out = step_rows(self.light, before, Rows(np.asarray(log.losses[start:stop])), n)
+        return out, spread_out(out.state, stop - start)
+
+    def given_weights(self, state: State, w: Rows) -> State:
+        """Return the states of rows with the weights that the log holds at each."""
+        assert self.light is not None
+        if not self.light.lagged:
+            return state
+        return self.light.resumed(state, w)  # type: ignore[arg-type]
+
+    def crossed(self, at: int, last: int, state: State) -> tuple[int, State]:
+        """Return where, after rows that are not whole, judging can go on, and the state there; `last` if nowhere.
+
+        It goes on where the two replays decide the same and remember the same afterwards.
+        """
+        log, tried = self.log, 0
+        both = [state, state]
+        while at < last and tried <= CROSSING:
+            here = bool(whole(self.method, log, at, at + 1)[0])
+            try:
+                outs = [self.stand_in(at, one, here, 1.0 + which) for which, one in enumerate(both)]
+            except MtlrefError:
+                return last, state
+            decided = [in_question(self.method, out) for out in outs]
+            if here and np.array_equal(decided[0], decided[1]) and outs[0].state == outs[1].state:
+                return at, both[0]
+            both, at, tried = [out.state for out in outs], at + 1, tried + here
+        return last, state
+
+    def stand_in(self, at: int, state: State, here: bool, value: float) -> Step:
+        """Return the step on a row that is `here`, or on `value` in place of all its losses and norms."""
+        if here:
+            return taken(self.method, self.log, at, state)
+        losses = np.full(len(self.log.tasks), value)
+        return stepped(self.method, state, losses, np.diag(losses), None)
+
+
+def states_of(before: State | list[State], chosen: NDArray[np.intp]) -> Any:
+    """Return the states before the chosen steps, as one of rows."""
+    if isinstance(before, list):
+        return stacked([before[i] for i in chosen])
+    return take(before, chosen)
+
+
+def stacked(states: list[Any]) -> Any:
+    """Return states as one of rows. Errors: TypeError if they differ in more than their numbers."""
+    first = states[0]
+    if isinstance(first, State):
+        whole_state = object.__new__(type(first))
+        for name in vars(first):
+            object.__setattr__(whole_state, name, stacked([getattr(state, name) for state in states]))
+        return whole_state
+    if isinstance(first, tuple):
+        return tuple(stacked(list(items)) for items in zip(*states, strict=True))
+    if first is None:
+        if any(state is not None for state in states):
+            raise TypeError("states that hold nothing beside states that do")
+        return None
+    return Rows(np.array(states))

@@ -7,7 +7,14 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from mtlref.audit.replay import ROUNDINGS, Transition
+from mtlref.audit.compare import Transition
+from mtlref.audit.inference.words import plain as inference_plain
+from mtlref.audit.inference.words import told, told_search
+from mtlref.audit.notices import notices
+from mtlref.audit.notices import plain as notices_plain
+from mtlref.audit.notices import told as told_notices
+from mtlref.audit.precision import ROUNDINGS
+from mtlref.audit.readers import Log
 from mtlref.audit.run import Run
 from mtlref.audit.verdict import FEWEST, Diagnosis, Explanation, Verdict
 from mtlref.notation import Array
@@ -25,7 +32,8 @@ NOT_IN_A_LOG = (
 
 def text(run: Run, verdict: Verdict) -> str:
     """Return the report that is printed."""
-    lines = [*_header(run), "", *_outcome(run, verdict), "", *_limits(run, verdict)]
+    warnings = list(told_notices(notices(run.method, run.log)))
+    lines = [*_header(run), "", *_outcome(run, verdict), "", *warnings, *_limits(run, verdict)]
     return "\n".join(_wrapped(line) for line in lines)
 
 
@@ -41,18 +49,46 @@ def _header(run: Run) -> Iterator[str]:
     for name, value in run.description.items():
         yield f"  {name + ':':<11} {value}"
     yield f"  {'method:':<11} {described(run.method)}"
+    for i, line in enumerate(inferred(run)):
+        yield f"  {'' if i else 'inferred:':<11} {line}"
     if run.assumed:
         yield f"  {'':<11} not given, so taken at the default: {', '.join(run.assumed)}"
-    unit = "float32" if log.unit > 1e-12 else "float64"
-    yield f"  {'log:':<11} {len(log.rows)} rows, tasks {', '.join(log.tasks)}; logged in {unit}"
+    yield f"  {'log:':<11} {len(log.rows)} rows, tasks {', '.join(log.tasks)}; logged in {_precision(log)}"
+    for note in log.notes:
+        yield f"  {'':<11} {note}"
+
+
+def inferred(run: Run) -> list[str]:
+    """Return what was inferred, a line each; nothing where nothing was."""
+    more = told_search(run.search) if run.search is not None else ()
+    return [] if run.inference is None else [*told(run.inference), *more]
+
+
+def diagnosed(verdict: Verdict) -> list[str]:
+    """Return the diagnosis, a line each; nothing where the run agrees."""
+    if verdict.diagnosis is None:
+        return []
+    return [line.removeprefix("Diagnosis: ") for line in _diagnosis(verdict.diagnosis)]
+
+
+def _precision(log: Log) -> str:
+    """Return in what the numbers were logged: one word, or one a kind where the kinds differ."""
+    held = (("losses", log.losses), ("norms", log.norms), ("weights", log.weights))
+    words = {kind: log.precision[kind].words for kind, values in held if values is not None}
+    one = set(words.values())
+    return one.pop() if len(one) == 1 else ", ".join(f"{kind} to {word}" for kind, word in words.items())
 
 
 def _outcome(run: Run, verdict: Verdict) -> Iterator[str]:
     """Say whether the run follows the method, and where it leaves it."""
     if verdict.first is None:
+        if not verdict.steps:
+            yield f"PASSED: the whole run follows {run.method.title} from its start; no step can be judged by itself."
+            yield from _whole_run(run, verdict)
+            return
         yield f"PASSED: the weights follow {run.method.title} at every one of {verdict.steps} steps."
         yield f"  largest error    {verdict.worst.error:.2e} (allowed {_allowed(verdict.worst):.2e})"
-        yield f"  from the start   {verdict.apart:.2e} at most from a replay that is never corrected"
+        yield from _whole_run(run, verdict)
         return
     first, tag = verdict.first, _tag(run, verdict.first)
     yield f"FAILED: the weights leave {run.method.title} at {verdict.departures} of {verdict.steps} steps."
@@ -61,15 +97,28 @@ def _outcome(run: Run, verdict: Verdict) -> Iterator[str]:
     yield f"  expected         {_numbers(first.expected)}"
     yield f"  error            {first.error:.2e} (allowed {_allowed(first):.2e})"
     last = len(run.log.rows) - 1
-    at = "at the end" if verdict.end_row == last else f"at {run.method.cadence} {run.log.rows[verdict.end_row]}"
-    yield f"  {at:<17}{_numbers(verdict.end)} by the method on the same losses and norms;"
-    yield f"                   {_numbers(_weights(run)[verdict.end_row])} in the run"
-    if verdict.end_row < last:
+    end, end_row = verdict.run.end, verdict.run.end_row
+    at = "at the end" if end_row == last else f"at {run.method.cadence} {run.log.rows[end_row]}"
+    yield f"  {at:<17}{_numbers(end)} by the method on the same losses and norms;"
+    yield f"                   {_numbers(weights_of(run)[end_row])} in the run"
+    if end_row < last:
         yield "                   beyond it the method itself cannot be evaluated on these losses and norms"
     yield ""
     assert verdict.diagnosis is not None
     yield from _diagnosis(verdict.diagnosis)
     yield f"Derivation: derivations/{run.method.stem}.md"
+
+
+def _whole_run(run: Run, verdict: Verdict) -> Iterator[str]:
+    """Say whether the whole run follows from its start."""
+    free, allowed = verdict.run, f"(allowed {verdict.run.allowed:.2e})"
+    if free.follows:
+        yield f"  from the start   {free.apart:.2e} at most from a replay that is never corrected {allowed}"
+        return
+    yield "FAILED: the whole run does not follow from its start, though each step follows from the one before."
+    yield f"  from the start   {free.apart:.2e} from a replay that is never corrected"
+    at = f"{run.method.cadence} {run.log.rows[free.first]}"
+    yield f"                   {allowed}, beyond its allowance from {at} on: steps that are each within theirs add up"
 
 
 def _diagnosis(diagnosis: Diagnosis) -> Iterator[str]:
@@ -102,6 +151,11 @@ def _limits(run: Run, verdict: Verdict) -> Iterator[str]:
     if verdict.kinks:
         at = "step lies" if verdict.kinks == 1 else "steps lie"
         yield f"Undecided: {verdict.kinks} {at} so near a kink that the logged digits allow either outcome."
+    for row in verdict.restarts:
+        yield f"Begins anew: at {run.method.cadence} {run.log.rows[row]} (line {run.log.lines[row]}) a run starts."
+    if verdict.unjudged:
+        rows = "step lacks" if verdict.unjudged == 1 else "steps lack"
+        yield f"Not decided: {verdict.unjudged} {rows} a finite number, or hang on one that the log does not hold."
     if verdict.open_defects:
         names = ", ".join(f"{defect.name} [{defect.equation}]" for defect in verdict.open_defects)
         yield f"Not ruled out by this log: {names}."
@@ -117,19 +171,29 @@ def plain(run: Run, verdict: Verdict) -> Mapping[str, object]:
         "method": run.method.stem,
         "settings": described(run.method),
         "assumed": list(run.assumed),
+        "inferred": inference_plain(run.inference, run.search),
         "tasks": list(run.log.tasks),
         "passed": verdict.passed,
         "steps": verdict.steps,
         "undecided": verdict.kinks,
+        "unjudged": verdict.unjudged,
+        "notes": list(run.log.notes),
         "departures": verdict.departures,
+        "begins_anew": [int(run.log.rows[row]) for row in verdict.restarts],
         "roundings": ROUNDINGS,
         "first": None if verdict.first is None else _transition(run, verdict.first),
         "worst": _transition(run, verdict.worst),
         "end": {
-            "step": int(run.log.rows[verdict.end_row]),
-            "expected": verdict.end.tolist(),
-            "got": _weights(run)[verdict.end_row].tolist(),
-            "apart": verdict.apart,
+            "step": int(run.log.rows[verdict.run.end_row]),
+            "expected": verdict.run.end.tolist(),
+            "got": weights_of(run)[verdict.run.end_row].tolist(),
+            "apart": verdict.run.apart,
+        },
+        "whole_run": {
+            "follows": verdict.run.follows,
+            "apart": verdict.run.apart,
+            "allowed": verdict.run.allowed,
+            "first": None if verdict.run.first is None else int(run.log.rows[verdict.run.first]),
         },
         "diagnosis": None
         if diagnosis is None
@@ -146,6 +210,7 @@ def plain(run: Run, verdict: Verdict) -> Mapping[str, object]:
             ],
         },
         "not_ruled_out": [defect.name for defect in verdict.open_defects],
+        "warnings": notices_plain(notices(run.method, run.log), run.log),
         "not_judged": NOT_IN_A_LOG.format(heads=run.method.heads),
     }
 
@@ -178,7 +243,8 @@ def _allowed(transition: Transition) -> float:
     return float(transition.allowance[transition.task])
 
 
-def _weights(run: Run) -> Array:
+def weights_of(run: Run) -> Array:
+    """Return the log's weights."""
     assert run.log.weights is not None
     return run.log.weights
 

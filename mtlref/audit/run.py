@@ -1,7 +1,8 @@
 """A run to be audited: the log, the method that is asked of it, and what its side file says was run.
 
 `example:NAME` names a log that ships in the package. The method and its settings come from the caller, else
-from the side file; a setting that neither gives has its default, and the verdict says so. For a method that
+from the side file; a setting that neither gives has its default, or is inferred from the log where that is asked for,
+and the verdict says so. The method `auto` is whichever fits. For a method that
 steps once an epoch, a log with a row a step is brought to a row an epoch: the mean of the losses (DWA-C2).
 """
 
@@ -11,15 +12,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mtlref.audit.readers import Log, read_log, read_settings
+from mtlref.audit.readers import LARGEST_STEP, Given, Log, read_log
+from mtlref.audit.side import read_settings
+from mtlref.audit.tables import USUAL, Layout
 from mtlref.contract import Method
 from mtlref.methods import METHODS
-from mtlref.notation import LogError
+from mtlref.notation import Array, LogError
 from mtlref.settings import build, hyper_parameters
+
+if TYPE_CHECKING:
+    from mtlref.audit.inference import Inference, Search
+
+ANY = "auto"
+"""The method's name that stands for whichever fits."""
 
 EXAMPLE = "example:"
 """What the name of a log in the package begins with."""
@@ -32,13 +41,16 @@ LOGS = Path(str(resources.files("mtlref.audit"))) / "logs"
 class Run:
     """A log that holds what `method` reads, and where the settings come from.
 
-    `description` is the side file's account of the run; `assumed` the settings that have their defaults.
+    `description` is the side file's account of the run; `assumed` the settings that have their defaults; `inference`
+    what was inferred of the others, and `search` what came of every method, where that was asked for.
     """
 
     log: Log
     method: Method
     description: Mapping[str, Any]
     assumed: tuple[str, ...]
+    inference: Inference | None = None
+    search: Search | None = None
 
 
 def examples() -> tuple[str, ...]:
@@ -61,27 +73,55 @@ def read_run(
     *,
     method: str | None = None,
     settings: Mapping[str, object] | None = None,
-    losses: str | None = None,
-    norms: str | None = None,
-    gram: str | None = None,
-    weights: str | None = None,
+    losses: Given = None,
+    norms: Given = None,
+    gram: Given = None,
+    weights: Given = None,
+    draws: Given = None,
+    layout: Layout = USUAL,
+    consecutive: bool = False,
+    infer: bool = False,
 ) -> Run:
     """Return the run in the log `source`, judged by `method` with `settings`.
+
+    With `infer`, settings that nobody gives are inferred from the log, and so they are for the method "auto".
+    `consecutive`: the run took no steps between the rows, by however much their numbers grow.
 
     Errors: LogError if the log cannot be read or lacks what the method reads, DomainError for the settings.
     """
     path = located(source)
-    log = replace(read_log(path, losses=losses, norms=norms, gram=gram, weights=weights), source=source)
+    kinds: dict[str, Given] = {"losses": losses, "norms": norms, "gram": gram, "weights": weights, "draws": draws}
+    log = replace(read_log(path, **kinds, layout=layout), source=source)
+    log = replace(log, stride=1) if consecutive else log
     side = read_settings(path)
     stem = method or side.get("method")
     if stem is None:
         names = ", ".join(METHODS)
-        raise LogError(f"{source}: which method? Neither --method nor a side file says; there are: {names}")
+        raise LogError(f"{source}: which method? Neither --method nor a side file says; there are: {names}, {ANY}")
     recorded = side.get("settings", {}) if side.get("method") == stem else {}
     given = {**recorded, **(settings or {})}
+    if infer or stem == ANY:
+        return inferred(log, stem, given, side.get("run", {}))
     built = build(stem, given)
     assumed = tuple(name for name in hyper_parameters(built) if name not in given)
     return Run(readable(log, built), built, side.get("run", {}), assumed)
+
+
+def inferred(log: Log, stem: str, given: Mapping[str, Any], description: Mapping[str, Any]) -> Run:
+    """Return the run with what the log says of the settings that are not `given`, and for "auto" of the method."""
+    from mtlref.audit.inference import infer, infer_any
+
+    if stem == ANY:
+        search = infer_any(log, given)
+        best = search.best
+        return Run(readable(log, best.best.method), best.best.method, description, (), best, search)
+    built = build(stem, given)
+    log = readable(log, built)
+    found = infer(stem, log, given)
+    if not found.best.settings:  # nothing was looked for
+        assumed = tuple(name for name in hyper_parameters(built) if name not in given)
+        return Run(log, found.best.method, description, assumed)
+    return Run(log, found.best.method, description, (), found)
 
 
 def readable(log: Log, method: Method) -> Log:
@@ -89,13 +129,29 @@ def readable(log: Log, method: Method) -> Log:
     if log.weights is None:
         raise LogError(f"{log.source}: the log holds no weights (--weights PATTERN): nothing to judge")
     if method.reads == "norms" and log.norms is None and log.gram is not None:
-        log = replace(log, norms=np.sqrt(np.diagonal(log.gram, axis1=1, axis2=2)))
+        log = with_norms(log, np.diagonal(log.gram, axis1=1, axis2=2))
     for kind, held in (("norms", log.norms), ("gram", log.gram)):
         if method.reads == kind and held is None:
             raise LogError(f"{log.source}: {method.title} reads {kind} (--{kind} PATTERN); the log holds none")
-    if len(log.tasks) > 2 and method.sample(np.random.default_rng(0), len(log.tasks)) is not None:
-        raise LogError(f"{log.source}: {method.title} draws at random, and the log does not hold its draws")
+    if (
+        log.draws is None
+        and len(log.tasks) > 2
+        and method.sample(np.random.default_rng(0), len(log.tasks)) is not None
+    ):
+        raise LogError(
+            f"{log.source}: {method.title} draws at random, and the log does not hold its draws (--draws PATTERN)"
+        )
     return by_epoch(log) if method.cadence == "epoch" and log.epochs is not None else log
+
+
+def with_norms(log: Log, squares: Array) -> Log:
+    """Return the log with the norms whose squares it holds, and what they may be off by: √(s ± a) is √s ± a/√s."""
+    squares = np.where(squares >= 0, squares, np.nan)
+    norms, known = np.sqrt(squares), log.precision["gram"]
+    least = np.min(norms, where=norms > 0, initial=np.inf)
+    absolute = min(known.absolute / least, float(np.sqrt(known.absolute)))
+    precision = {**log.precision, "norms": replace(known, absolute=absolute)}
+    return replace(log, norms=norms, precision=precision)
 
 
 def by_epoch(log: Log) -> Log:
@@ -105,18 +161,23 @@ def by_epoch(log: Log) -> Log:
     """
     assert log.epochs is not None
     assert log.weights is not None
-    whole = log.epochs.astype(np.int64)
+    known = np.isfinite(log.epochs) & (np.abs(log.epochs) < LARGEST_STEP)
+    whole = np.where(known, log.epochs, 0).astype(np.int64)
     if np.any(whole != log.epochs):
         row = int(np.flatnonzero(whole != log.epochs)[0])
         raise LogError(
             f"{log.source}, line {log.lines[row]}: epoch {log.epochs[row]} is a fraction; whole ones are needed"
         )
-    starts = np.flatnonzero(np.diff(whole, prepend=whole[0] - 1))
-    epochs = whole[starts]
-    if len(np.unique(epochs)) != len(epochs):
+    runs = np.zeros(len(whole), dtype=bool)
+    runs[list(log.starts)] = True
+    starts = np.flatnonzero((np.diff(whole, prepend=whole[0] - 1) != 0) | runs)
+    epochs, run = whole[starts], np.cumsum(runs)[starts]
+    if len(np.unique(np.stack([run, epochs]), axis=1).T) != len(epochs):
         raise LogError(f"{log.source}: the rows of an epoch do not stand together in the column epoch")
     counts = np.diff(starts, append=len(whole))
-    changed = np.any(np.repeat(log.weights[starts], counts, axis=0) != log.weights, axis=1)
+    weights = np.fmax.reduceat(log.weights, starts)
+    same = (np.repeat(weights, counts, axis=0) == log.weights) | np.isnan(log.weights)
+    changed = ~np.all(same, axis=1)
     if changed.any():
         row = int(np.flatnonzero(changed)[0])
         message = f"{log.source}, line {log.lines[row]}: the weights change within epoch {whole[row]}"
@@ -128,7 +189,9 @@ def by_epoch(log: Log) -> Log:
         lines=log.lines[starts],
         epochs=log.epochs[starts],
         losses=means,
-        weights=log.weights[starts],
+        weights=weights,
         norms=None,
         gram=None,
+        draws=None,
+        starts=tuple(int(at) for at in np.searchsorted(starts, log.starts)),
     )

@@ -14,14 +14,21 @@ from typing import Literal
 
 import numpy as np
 
+from mtlref.audit.compare import Tally, Transition, compared
+from mtlref.audit.drift import FreeRun, free_run
 from mtlref.audit.readers import Log
-from mtlref.audit.replay import Transition, free_run, logged_weights, transitions
+from mtlref.audit.replay import logged_weights
+from mtlref.audit.spool import BLOCK
 from mtlref.contract import Method
 from mtlref.defects import DEFECTS, Defect, combinations, compatible, variant
-from mtlref.notation import Array, MtlrefError
+from mtlref.notation import LogError, MtlrefError
+from mtlref.progress import track
 
 FEWEST = 8
 """Steps that must stand behind a diagnosis: with fewer, wrong variants are told apart by luck."""
+
+LONG = 200_000
+"""How many rows a log has for which progress is shown."""
 
 Kind = Literal["identical", "ambiguous", "too short", "unknown"]
 
@@ -53,50 +60,88 @@ class Diagnosis:
 class Verdict:
     """What the replay of one log shows.
 
-    `steps` judged, of which `kinks` decide nothing; `first` departure and `worst` transition; `departures` counted;
-    `end` the free run's last weights (K,), at `end_row`, and `apart` its largest distance from the log;
-    `diagnosis` None when the run agrees; `open_defects`: single defects that the log cannot rule out, beside what
-    explains it.
+    `steps` judged, of which `kinks` decide nothing; `unjudged` steps on rows that lack a number or hang on one;
+    `first` departure and `worst` transition; `departures` counted; `run` the whole run against a replay from its
+    start; `diagnosis` None when the run agrees; `open_defects`: single defects that the log cannot rule out, beside
+    what explains it; `restarts`: rows at which another run starts.
     """
 
     steps: int
     kinks: int
+    unjudged: int
     departures: int
     first: Transition | None
     worst: Transition
-    end: Array
-    end_row: int
-    apart: float
+    run: FreeRun
     diagnosis: Diagnosis | None
     open_defects: tuple[Defect, ...]
+    restarts: tuple[int, ...] = ()
 
     @property
     def passed(self) -> bool:
-        """Whether every judged step agrees."""
-        return self.first is None
+        """Whether every judged step agrees, and the whole run with them."""
+        return self.first is None and self.run.follows
 
 
-def judge(method: Method, log: Log) -> Verdict:
+def judge(method: Method, log: Log, progress: bool | None = False) -> Verdict:
     """Return the verdict on a log that holds what `method` reads.
 
+    `progress`: whether a bar is shown, None: where standard error is a terminal and the log is long.
     Errors: MtlrefError, with the step, where the log leaves the method's domain.
     """
-    compared = list(transitions(method, log))
-    off = [t for t in compared if not t.agrees]
-    free = free_run(method, log)
-    diagnosis = diagnose(method, log) if off else None
+    tally = Tally()
+    shown = (len(log.rows) >= LONG and None) if progress is None else progress
+    for block in track(compared(method, log), len(log.rows) // BLOCK + 1, "rows", shown):
+        tally.add(block)
+    free = free_run(method, log, tally.restarts) if method.lagged else uncorrected(tally, method, log)
+    if tally.worst is None and not free.rows:
+        message = f"{log.source}: no row of the log can be judged: a number is missing or not finite in each"
+        raise LogError(message, argument="log")
+    if log.stride > 1 and remembers(method, log) and (tally.departures or not free.follows):
+        raise undecided(method, log)
+    diagnosis = diagnose(method, log) if tally.departures else None
     return Verdict(
-        steps=len(compared) - method.lagged,
-        kinks=sum(t.kink for t in compared),
-        departures=len(off),
-        first=off[0] if off else None,
-        worst=max(compared, key=lambda t: t.error - float(np.max(t.allowance))),
-        end=free[-1],
-        end_row=len(free) - 1,
-        apart=float(np.max(np.abs(free - logged_weights(log)[: len(free)]))),
+        steps=tally.steps,
+        kinks=tally.kinks,
+        unjudged=len(log.rows) - method.lagged * (1 + len(tally.restarts)) - tally.steps,
+        departures=tally.departures,
+        first=tally.first,
+        worst=tally.worst or at_the_end(log, free),
+        run=free,
         diagnosis=diagnosis,
         open_defects=open_defects(method, log, diagnosis),
+        restarts=tuple(tally.restarts),
     )
+
+
+def uncorrected(tally: Tally, method: Method, log: Log) -> FreeRun:
+    """Return the whole run of a method that the log's weights never correct: it is what the steps were."""
+    if tally.end is None or tally.worst is None:
+        return free_run(method, log)
+    worst, first = tally.worst, tally.first
+    allowed = float(worst.allowance[worst.task])
+    row = None if first is None else first.row
+    return FreeRun(tally.end.expected, tally.end.row, worst.error, allowed, row, tally.steps)
+
+
+def at_the_end(log: Log, free: FreeRun) -> Transition:
+    """Return the end of the replay from the start, where no step can be judged by itself."""
+    got = np.array(logged_weights(log)[free.end_row])
+    return Transition(free.end_row, got, free.end, np.full(len(got), free.allowed), kink=False)
+
+
+def remembers(method: Method, log: Log) -> bool:
+    """Return whether a step hangs on those before it."""
+    return method.lagged or bool(vars(method.init(len(log.tasks))))
+
+
+def undecided(method: Method, log: Log) -> LogError:
+    """Return the error that rows which may not follow each other do not agree."""
+    where = f"{log.source}: the rows do not follow each other by {method.title}, and the steps go by {log.stride}"
+    message = (
+        f"{where}: if the run took steps between them, the log cannot decide; if it took none, say --consecutive"
+    )
+    return LogError(message, argument="log")
 
 
 def open_defects(method: Method, log: Log, diagnosis: Diagnosis | None) -> tuple[Defect, ...]:
@@ -113,7 +158,8 @@ def open_defects(method: Method, log: Log, diagnosis: Diagnosis | None) -> tuple
 
 def begins(method: Method, log: Log, defects: tuple[Defect, ...]) -> bool:
     """Return whether the log starts with the weights of the method with `defects`, or of a step of it."""
-    return next(transitions(variant(method, *defects), log)).agrees
+    first = next((block for block in compared(variant(method, *defects), log) if len(block.rows)), None)
+    return first is not None and bool(first.agrees[0])
 
 
 def diagnose(method: Method, log: Log) -> Diagnosis:
@@ -146,14 +192,14 @@ def explains(method: Method, log: Log, defects: tuple[Defect, ...]) -> Explanati
     largest, allowance, steps = 0.0, 0.0, 0
     try:
         with np.errstate(all="ignore"):  # a defect may divide by 0; what comes of it agrees with no log
-            for transition in transitions(wrong, log):
-                if transition.row == 0 and method.lagged:
+            for block in compared(wrong, log, one_is_enough=True):
+                if block.initial:
                     continue
-                if not transition.agrees:
+                if not block.agrees.all():
                     return None
-                largest = max(largest, transition.error)
-                allowance = max(allowance, float(np.max(transition.allowance)))
-                steps += not transition.kink
+                largest = max(largest, float(np.max(np.abs(block.got - block.expected))))
+                allowance = max(allowance, float(np.max(block.allowance)))
+                steps += int(np.sum(~block.kinks))
     except MtlrefError:
         return None
     return Explanation(defects, largest, allowance, steps)

@@ -7,16 +7,19 @@ float64 of the same value, so reading it back gives a value that is still exactl
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from mtlref.audit.readers import LARGEST_STEP, STEPS, checked_settings, side_file
+from mtlref.audit.readers import LARGEST_STEP
+from mtlref.audit.side import encoded_settings, side_file
 from mtlref.audit.tables import LINE_LIMIT, broken, quoted
 from mtlref.notation import Array, real
+
+STEPS = ("step", "epoch")
+"""The columns that number the rows of a log that is written."""
 
 
 def write_log(
@@ -72,13 +75,3 @@ def checked_columns(target: str, log_columns: Mapping[str, Sequence[float] | Arr
     if sum(len(name.encode()) + 30 for name in columns) > LINE_LIMIT:
         raise broken(target, f"a line would be longer than {LINE_LIMIT} bytes")
     return columns
-
-
-def encoded_settings(target: str, settings: Mapping[str, Any]) -> str:
-    """Return the side file's text. Errors: LogError if it could not be read back."""
-    document = checked_settings(target, dict(settings))
-    try:
-        text = json.dumps(document, allow_nan=False, indent=2, ensure_ascii=True)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise broken(target, f"the settings are not plain JSON: {error}", value=settings) from error
-    return text + "\n"

@@ -25,10 +25,9 @@ class CountedGain(float):
         return gain
 
 
-def constant_gain(t: int, decay: float | None) -> CountedGain:
+def constant_gain(t: int, decay: float | None) -> float:
     """a_t = 1 − β from the second step on: the first value keeps the weight of all that came before it."""
-    value = 1.0 / t if decay is None or t == 1 else 1.0 - decay
-    return CountedGain(value, t)
+    return 1.0 / t if decay is None or t == 1 else CountedGain(1.0 - decay, t)
 
 
 def plain_variance(M_prev: Array, ratio: Array, mu_ratio_prev: Array, a: float) -> Array:

@@ -7,7 +7,8 @@ import io
 import numpy as np
 import pytest
 
-from mtlref.audit.readers import read_log, read_settings
+from mtlref.audit.readers import read_log
+from mtlref.audit.side import read_settings
 from mtlref.audit.writers import write_log
 from mtlref.notation import LogError
 

@@ -169,7 +169,7 @@ def test_a_method_that_cannot_follow_the_log_to_its_end_says_where_it_stops(tmp_
     path = log(tmp_path, np.ones((STEPS, K)), norms, weights)
     run, verdict = verdict_of(path, alpha=0.0, lr=0.035)
     assert not verdict.passed
-    assert verdict.end_row == 1
+    assert verdict.run.end_row == 1
     assert "beyond it the method itself cannot be evaluated" in report.text(run, verdict)
 
 
@@ -278,7 +278,7 @@ def test_the_run_of_the_torch_loop_passes():
     verdict = judge(run.method, run.log)
     assert verdict.passed
     assert verdict.steps == 399
-    assert verdict.apart < 1e-5
+    assert verdict.run.apart < 1e-5
 
 
 def test_the_report_as_json_is_plain(tmp_path):

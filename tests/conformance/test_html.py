@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -15,41 +14,9 @@ from mtlref.conformance.html import PRINTED, page
 from mtlref.conformance.runner import CheckResult, session
 from mtlref.defects import DEFECTS
 from tests.conformance.variants import implementation, judged
+from tests.pages import Page
 
-VOID = {"meta", "br"}
 HOSTILE = "<script>alert('a\"b')</script> & \x3c/title>"
-
-
-class Page(HTMLParser):
-    """Every element with its attributes and the text in it; an element that is not closed in its turn is an error."""
-
-    def __init__(self, text):
-        super().__init__(convert_charrefs=True)
-        self.open, self.elements = [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        assert len(dict(attrs)) == len(attrs)
-        element = {"tag": tag, "text": "", **dict(attrs)}
-        self.elements.append(element)
-        if tag not in VOID:
-            self.open.append(element)
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append({"tag": tag, "text": "", **dict(attrs)})
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open.pop()["tag"] == tag
-
-    def handle_data(self, data):
-        for element in self.open:
-            element["text"] += data
-
-    def all(self, tag, kind=None):
-        """The elements of a tag, of a class if `kind` is one, in their order."""
-        return [e for e in self.elements if e["tag"] == tag and (kind is None or kind in e.get("class", "").split())]
 
 
 def paged(impl):

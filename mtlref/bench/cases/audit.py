@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import json
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -12,10 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from mtlref.audit import judge, read_run
-from mtlref.audit.writers import write_log
+from mtlref.audit.lift import Norms, lifted
 from mtlref.bench.measure import Contender, Setup
-from mtlref.methods import DWA, GradNorm
-from mtlref.notation import Array
+from mtlref.settings import build
 from mtlref.state import State
 
 TITLE = (
@@ -28,7 +28,7 @@ K = 8
 def setups(full: bool, peers: bool) -> Iterator[Setup]:
     """Yield logs of runs that follow their method."""
     for steps in (10**3, 10**4, 10**5, 10**6) if full else (2000,):
-        for stem in ("dwa", "gradnorm"):
+        for stem in SETTINGS:
             path = recorded(stem, steps)
             made = [
                 Contender("bound", "bound", partial(only_read, path)),
@@ -39,28 +39,29 @@ def setups(full: bool, peers: bool) -> Iterator[Setup]:
 
 FOLDER = contextlib.ExitStack()
 
+LR: dict[str, object] = {"lr": 0.001}
+SETTINGS: dict[str, dict[str, object]] = {"dwa": {}, "cov": {}, "uncertainty": LR, "gradnorm": LR}
+"""The methods whose runs are audited: those that read losses or norms."""
+
 
 def recorded(stem: str, steps: int) -> Path:
     """Write the log of a run whose losses fall and whose weights are the method's; it goes when Python ends."""
-    folder = Path(FOLDER.enter_context(tempfile.TemporaryDirectory()))
+    path = Path(FOLDER.enter_context(tempfile.TemporaryDirectory())) / "run.csv"
     rng = np.random.default_rng(0)
-    L = np.exp(rng.normal(scale=0.1, size=(steps, K))) / (1 + np.arange(steps)[:, None] / steps)
-    n = np.exp(rng.normal(scale=0.1, size=(steps, K)))
-    method = DWA() if stem == "dwa" else GradNorm(lr=0.001)
+    method = lifted(build(stem, SETTINGS[stem]))
     state: State = method.init(K)
-    weights = np.empty((steps, K))
-    for t in range(steps):
-        out = method.step(state, L[t], None if stem == "dwa" else np.diag(n[t]))
-        weights[t], state = out.weights, out.state
-    columns: dict[str, Array] = {"step": np.arange(steps, dtype=np.float64)}
-    if stem == "dwa":
-        columns["epoch"] = np.arange(steps, dtype=np.float64)
-    for kind, values in (("loss", L), ("norm", n), ("weight", weights)):
-        if kind != "norm" or stem != "dwa":
-            columns |= {f"{kind}/{i}": values[:, i] for i in range(K)}
-    path = folder / "run.csv"
-    settings: dict[str, object] = {"method": stem, "settings": {} if stem == "dwa" else {"lr": 0.001}}
-    write_log(path, columns, settings)
+    kinds = ("loss", "norm", "weight") if method.reads == "norms" else ("loss", "weight")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(",".join(["epoch", *(f"{kind}/{i}" for kind in kinds for i in range(K))]) + "\n")
+        for t in range(steps):
+            L, n = np.exp(rng.normal(scale=0.1, size=(2, K)))
+            L /= 1 + t / steps
+            out = method.step(state, L, Norms(n))  # type: ignore[arg-type]
+            row = [L, n, out.weights] if method.reads == "norms" else [L, out.weights]
+            file.write(f"{t},{','.join(map(repr, np.concatenate(row).tolist()))}\n")
+            state = out.state
+    side = {"method": stem, "settings": SETTINGS[stem]}
+    path.with_suffix(".json").write_text(json.dumps(side), encoding="utf-8")
     return path
 
 

@@ -1,0 +1,198 @@
+"""The comparison: each row's weights against the method's, within the row's allowance, block by block.
+
+A run that starts again in the middle of a log, its method's memory lost, departs there, and at first sight no other
+row does. It is recognised by what follows: the weights there are those that the method begins with, and the next
+`ANEW` steps at least follow from them. Such a row is the first of another run, and is reported, not counted as a
+departure. Where the steps' numbers begin anew (`Log.starts`) another run is there from the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtlref.audit.allowance import KINK, plain, spread
+from mtlref.audit.readers import Log, part
+from mtlref.audit.replay import Replay, logged_weights
+from mtlref.contract import Method, weights_of
+from mtlref.notation import Array, MtlrefError
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One row of the log and what the method makes of it.
+
+    `row` the weights' row; `got` the logged weights (K,), `expected` the method's (K,), `allowance` (K,);
+    `kink` whether rounding alone can change the answer by more than rounding.
+    """
+
+    row: int
+    got: Array
+    expected: Array
+    allowance: Array
+    kink: bool
+
+    @property
+    def error(self) -> float:
+        """The largest |got − expected| over the tasks."""
+        return float(np.max(np.abs(self.got - self.expected)))
+
+    @property
+    def task(self) -> int:
+        """The task with the largest error."""
+        return int(np.argmax(np.abs(self.got - self.expected)))
+
+    @property
+    def agrees(self) -> bool:
+        """Whether no task's error exceeds its allowance."""
+        return bool(np.all(np.abs(self.got - self.expected) <= self.allowance))
+
+
+ANEW = 8
+"""How many steps must follow from a beginning in the middle of a log."""
+
+CANDIDATES = 16
+"""How many departures of a block are looked at for a beginning."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows compared: `rows` (n,) of the log, `got`, `expected`, `allowance` (n, K), `kinks` (n,).
+
+    `initial`: it is the one row that a lagged method's run starts with, which no step decided. `opens`: its first row
+    is the first one judged of a run.
+    """
+
+    rows: NDArray[np.int64]
+    got: Array
+    expected: Array
+    allowance: Array
+    kinks: NDArray[np.bool_]
+    initial: bool = False
+    opens: bool = False
+
+    @property
+    def agrees(self) -> NDArray[np.bool_]:
+        """Which rows agree: no task's error exceeds its allowance."""
+        return np.asarray(np.all(np.abs(self.got - self.expected) <= self.allowance, axis=1))
+
+    def __getitem__(self, at: int) -> Transition:
+        got, expected, allowance = (np.array(x[at]) for x in (self.got, self.expected, self.allowance))
+        return Transition(int(self.rows[at]), got, expected, allowance, bool(self.kinks[at]))
+
+    def before(self, row: int) -> Block:
+        """Return the rows up to `row`."""
+        n = int(np.searchsorted(self.rows, row))
+        got, expected, allowance = (x[:n] for x in (self.got, self.expected, self.allowance))
+        return Block(self.rows[:n], got, expected, allowance, self.kinks[:n], self.initial, self.opens)
+
+
+def compared(method: Method, log: Log, one_is_enough: bool = False) -> Iterator[Block]:
+    """Yield each row's weights against the method's, which has been given the log's own weights up to the row before.
+
+    With `one_is_enough` the worst row of a block is looked at first, and if it departs, the block is that row alone.
+    A lagged method's weights at a row come from the row before; the first row's are those it starts with.
+    Errors: MtlrefError, with the step in the message, where the method cannot be evaluated on the log.
+    """
+    for start, stop in pairwise((*log.starts, len(log.rows))):
+        here: int | None = start
+        while here is not None:
+            here = yield from one_run(method, log, here, stop, one_is_enough)
+
+
+def one_run(
+    method: Method, log: Log, start: int, stop: int, one_is_enough: bool
+) -> Generator[Block, None, int | None]:
+    """Yield the blocks of the run that starts at a row; return where another one starts before `stop`, or None."""
+    here, opens = part(log, start, stop), True
+    for block in followed_up(method, here, one_is_enough):
+        departing = block.rows[~block.agrees][:CANDIDATES]
+        anew = next((int(row) for row in departing if begins_anew(method, here, int(row))), None)
+        if anew is not None:
+            block = block.before(anew)
+        if len(block.rows):
+            yield replace(block, rows=block.rows + start, opens=opens)
+            opens = False
+        if anew is None:
+            continue
+        return start + anew
+    return None
+
+
+def begins_anew(method: Method, log: Log, row: int) -> bool:
+    """Return whether a run starts at `row`: its weights are the first ones, and what follows them is the method's."""
+    if row == 0 or row + ANEW + method.lagged > len(log.rows):
+        return False
+    try:
+        judged = 0
+        for block in followed_up(method, part(log, row, row + ANEW + method.lagged), False):
+            if not block.agrees.all():
+                return False
+            judged += len(block.rows)
+    except MtlrefError:
+        return False
+    return judged >= ANEW + method.lagged
+
+
+def followed_up(method: Method, log: Log, one_is_enough: bool) -> Iterator[Block]:
+    """Yield the blocks of a log that is one run."""
+    weights, replay = logged_weights(log), Replay(method, log)
+    if method.lagged and np.isfinite(weights[0]).all():
+        expected = weights_of(method.init(len(log.tasks)))[None]
+        allowance, kinks = plain(log, expected), np.zeros(1, dtype=bool)
+        yield Block(np.zeros(1, dtype=np.int64), weights[:1], expected, allowance, kinks, initial=True)
+    for done in replay.blocks():
+        rows = done.start + method.lagged + np.arange(len(done.expected))
+        got = np.asarray(weights[rows[0] : rows[0] + len(rows)]) if len(rows) else done.expected
+        allowance = np.array(plain(log, done.expected))
+        known = np.isfinite(got).all(axis=1)
+        off = np.flatnonzero(known & np.any(np.abs(got - done.expected) > allowance, axis=1))
+        kinks = np.zeros(len(rows), dtype=bool)
+        starting = one_is_enough and any(begins_anew(method, log, int(row)) for row in rows[off[:CANDIDATES]])
+        if len(off) > 1 and one_is_enough and not starting:
+            ratio = np.max(np.abs(got[off] - done.expected[off]) / allowance[off], axis=1)
+            worst = off[[int(np.argmax(ratio))]]
+            more = allowance[worst] + spread(replay, worst, done.before, done.start, done.expected)
+            only = Block(rows[worst], got[worst], done.expected[worst], more, kinks[worst])
+            if not only.agrees.all():
+                yield only
+                continue
+        if len(off):
+            more = spread(replay, off, done.before, done.start, done.expected)
+            kinks[off] = np.any(more > (KINK - 1) * allowance[off], axis=1)
+            allowance[off] += more
+        yield Block(rows[known], got[known], done.expected[known], allowance[known], kinks[known])
+
+
+class Tally:
+    """What the blocks so far have shown: numbers of steps, the first departure and the worst comparison."""
+
+    def __init__(self) -> None:
+        self.steps = self.kinks = self.departures = 0
+        self.restarts = list[int]()
+        self.end: Transition | None = None
+        self.first: Transition | None = None
+        self.worst: Transition | None = None
+        self.excess = -np.inf
+
+    def add(self, block: Block) -> None:
+        """Count one block."""
+        if not len(block.rows):
+            return
+        off = np.flatnonzero(~block.agrees)
+        excess = np.max(np.abs(block.got - block.expected), axis=1) - np.max(block.allowance, axis=1)
+        at = int(np.argmax(excess))
+        if excess[at] > self.excess:
+            self.excess, self.worst = float(excess[at]), block[at]
+        if len(off) and self.first is None:
+            self.first = block[int(off[0])]
+        self.end = block[-1]
+        self.steps += 0 if block.initial else len(block.rows)
+        if block.opens and block.rows[0] > 0:
+            self.restarts.append(int(block.rows[0]))
+        self.kinks += int(block.kinks.sum())
+        self.departures += len(off)

@@ -1,0 +1,115 @@
+"""How exactly a log's numbers are known: from the numbers themselves.
+
+A number that a framework made in float32 or float64 carries the rounding of its arithmetic: `ROUNDINGS` units of
+that precision. A tracker that prints `0.6931` has rounded it once more, by half a unit of the last digit it
+printed; that is seen where many different numbers all end after the same number of decimals, or of significant
+digits, and most of them use the last one. Whether the run computed in float32 or float64 is then hidden, and
+float32 is assumed. Where one kind of numbers is float32, the run's arithmetic is taken to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mtlref.audit.spool import spans
+from mtlref.notation import Array
+
+ROUNDINGS = 16
+"""How many units of its precision a logged number may be off: a pairwise sum of the squares of D gradient entries
+errs by at most about log₂ D of them, 16 up to D = 65,536; shorter sums, products and roots by a few."""
+
+SINGLE, DOUBLE = 2.0**-24, 2.0**-53
+"""The unit roundoffs of float32 and float64."""
+
+DIGITS = range(2, 10)
+"""How many decimals, or significant digits, are taken for rounding. More are no less than float32."""
+
+DISTINCT = 16
+"""How many different numbers it takes to see a rounding."""
+
+SMALLEST, LARGEST = 1e-280, 1e9
+"""Between these a number is asked for its digits: its power of ten is in range, its decimals are in a float64."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What numbers of one kind may be off by: `relative` times their size, and `absolute`; `words` says why."""
+
+    relative: float
+    absolute: float
+    words: str
+
+    def of(self, values: Array) -> Array:
+        """Return how far each of `values` may be off."""
+        return self.relative * np.abs(values) + self.absolute
+
+
+def unit_of(*logged: Array | None) -> float:
+    """Return 2^-24 if the numbers of one kind, `DISTINCT` at least, or of all kinds are float32 values, else 2^-53.
+
+    A loop in float32 may log means and inner products that it made in float64 of float32 numbers.
+    """
+    kinds = [values for values in logged if values is not None]
+    singles = [in_single(values) for values in kinds]
+    told = any(single and varied(values) for single, values in zip(singles, kinds, strict=True))
+    return SINGLE if told or all(singles) else DOUBLE
+
+
+def in_single(values: Array) -> bool:
+    """Return whether all numbers are float32 values."""
+    with np.errstate(all="ignore"):
+        blocks = (np.asarray(values[span]) for span in spans(len(values)))
+        return all(np.array_equal(block.astype(np.float32), block, equal_nan=True) for block in blocks)
+
+
+def varied(values: Array) -> bool:
+    """Return whether a block of the numbers holds `DISTINCT` different ones that are not whole."""
+    blocks = (np.asarray(values[span]) for span in spans(len(values)))
+    finite = (block[np.isfinite(block)] for block in blocks)
+    return any(len(np.unique(numbers[numbers != np.floor(numbers)])) >= DISTINCT for numbers in finite)
+
+
+def precision(values: Array, unit: float) -> Precision:
+    """Return the precision of one kind of numbers, whose framework's unit is `unit` unless they were rounded."""
+    named = "float32" if unit == SINGLE else "float64"
+    if unit == SINGLE:
+        return Precision(ROUNDINGS * unit, 0.0, named)
+    for absolute, noun in ((True, "decimals"), (False, "significant digits")):
+        digits = rounded(values, absolute)
+        if digits is not None:
+            half = 0.5 * 10.0**-digits if absolute else 0.5 * 10.0 ** (1 - digits)
+            relative = ROUNDINGS * SINGLE + (0.0 if absolute else half)
+            return Precision(relative, half if absolute else 0.0, f"{digits} {noun}")
+    return Precision(ROUNDINGS * unit, 0.0, named)
+
+
+def arithmetic(unit: float, known: Mapping[str, Precision]) -> float:
+    """Return the unit roundoff of the run's own arithmetic: float32's where a rounding hides it."""
+    hidden = any(kind.words not in ("float32", "float64") for kind in known.values())
+    return SINGLE if hidden else unit
+
+
+def rounded(values: Array, absolute: bool) -> int | None:
+    """Return after how many decimals, or significant digits, all numbers end, if they were rounded there."""
+    digits, used, seen, distinct = DIGITS.start, 0, 0, 0
+    for span in spans(len(values)):
+        x = np.abs(np.asarray(values[span], dtype=np.float64).ravel())
+        x = x[(x > SMALLEST) & (x < LARGEST)]
+        distinct = max(distinct, len(np.unique(x)))
+        while digits in DIGITS and not ends(x, digits, absolute).all():
+            digits, used, seen = digits + 1, 0, 0
+        if digits not in DIGITS:
+            return None
+        used += int(np.sum(~ends(x, digits - 1, absolute)))
+        seen += len(x)
+    return digits if distinct >= DISTINCT and 2 * used >= seen > 0 else None
+
+
+def ends(x: Array, digits: int, absolute: bool) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    """Return which of the numbers above 0 end after so many decimals, or significant digits."""
+    exponent = digits if absolute else digits - 1 - np.floor(np.log10(x))
+    scaled = x * 10.0**exponent
+    return np.asarray(np.abs(scaled - np.round(scaled)) <= 4 * DOUBLE * scaled)
