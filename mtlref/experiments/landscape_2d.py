@@ -93,7 +93,7 @@ def region(point: Array) -> str:
 class Landscape2D(Experiment):
     """`steps` of Adam(`lr`) from every start. Seed 0 has the published starts; others move them by N(0, `jitter`)."""
 
-    steps: int = 35000
+    steps: int = 50000
     lr: float = 1e-3
     jitter: float = 0.1
 

