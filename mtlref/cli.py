@@ -1,4 +1,4 @@
-"""The command line: `mtlref audit`, `mtlref explain`, `mtlref vectors`, `mtlref reproduce`.
+"""The command line: `mtlref audit`, `mtlref check`, `mtlref explain`, `mtlref vectors`, `mtlref reproduce`.
 
 Exit status: 0 the run follows the method (or the command did what it was asked), 1 the run departs from it,
 2 the command could not be carried out, with one line on standard error that says why.
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import mtlref
 from mtlref import vectors
+from mtlref.conformance import command
 from mtlref.experiments import command as reproduce
 from mtlref.methods import METHODS
 from mtlref.notation import MtlrefError
@@ -21,6 +22,9 @@ from mtlref.settings import build, parse
 
 AGREES, DEPARTS, UNUSABLE = 0, 1, 2
 """The exit statuses."""
+
+INTERRUPTED = 130
+"""The exit status after an interrupt from the keyboard, as shells have it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MtlrefError as error:
         print(f"mtlref: {error}", file=sys.stderr)
         return UNUSABLE
+    except KeyboardInterrupt:
+        print("\nmtlref: interrupted", file=sys.stderr)
+        return INTERRUPTED
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNUSABLE
@@ -46,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--version", action="version", version=f"mtlref {mtlref.__version__}")
     commands = root.add_subparsers(required=True, metavar="COMMAND")
     _audit_parser(commands.add_parser("audit", help="does a training run's log follow the method?"))
+    command.add_arguments(commands.add_parser("check", help="does an implementation mean what the method means?"))
     _explain_parser(commands.add_parser("explain", help="a method's equations with numbers in them"))
     vectors.add_arguments(commands.add_parser("vectors", help="golden vectors: inputs and exact answers, as JSON"))
     reproduce.add_arguments(commands.add_parser("reproduce", help="published experiments, trained anew"))

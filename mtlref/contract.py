@@ -25,7 +25,7 @@ from typing import ClassVar, Literal, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mtlref.notation import Array, ShapeError, equation, matrix, not_finite, require, row_scale, vector
+from mtlref.notation import MID_RANGE, Array, ShapeError, equation, matrix, not_finite, require, row_scale, vector
 from mtlref.state import State, own
 
 Reads = Literal["losses", "norms", "gram"]
@@ -100,6 +100,15 @@ class Method(ABC):
         """Return `state` as it would be had it led to `weights` being in use; as it is, if it cannot say."""
         return state
 
+    def followed(self, state: State, terms: Mapping[str, ArrayLike]) -> State:
+        """Return the `state` after a step as it would be had that step given `terms`; what they leave out, stays.
+
+        Here `w_next` counts, if the method is lagged.
+        """
+        if not self.lagged or "w_next" not in terms:
+            return state
+        return self.resumed(state, np.asarray(terms["w_next"], dtype=np.float64))
+
 
 S = TypeVar("S", bound=State)
 
@@ -129,6 +138,28 @@ def direction(w: Array, jacobian: Array) -> Array:
 
 
 # THE GRAM MATRIX
+
+
+def inner_products(jacobian: ArrayLike, K: int | None = None, equation: str | None = None) -> tuple[Array, Array]:
+    """Return the inner products (K, K) of the rows of J (K, D), row i over 2^e_i, and the exponents e (K,).
+
+    One pass over J where every ‖g_i‖² is far from both ends of float64: then e = 0, no product has left the range,
+    and what underflowed in a sum is below its rounding. Elsewhere the rows are scaled first, which rounds nothing.
+    A square that is finite has finite entries only, so nothing else is looked at.
+    Errors: ShapeError, DomainError at an entry that is not finite.
+    """
+    J: Array = np.asarray(jacobian) if isinstance(jacobian, np.ndarray) else matrix("jacobian", jacobian, K, equation)
+    if J.dtype != np.float64 or J.ndim != 2 or len(J) != K:
+        J = matrix("jacobian", jacobian, K, equation)
+    with np.errstate(all="ignore"):
+        G = J @ J.T
+    squares = np.diag(G)
+    if np.all((squares > MID_RANGE[0]) & (squares < MID_RANGE[1])):
+        return G, np.zeros(len(G), dtype=np.intp)
+    J = matrix("jacobian", J, K, equation)
+    exponents = np.frexp(row_scale(J))[1]
+    rows = np.ldexp(J, -exponents[:, None])
+    return rows @ rows.T, exponents
 
 
 def compress(jacobian: ArrayLike) -> Array:

@@ -46,7 +46,7 @@ U = TypeVar("U", Array, Tensor)
 
 def linear(x: Operand, W: Operand, b: Operand) -> Tensor:
     """NN-1: z = x W + b, for x (B, n), W (n, m) and b (m,); z is (B, m)."""
-    return ad.matmul(x, W) + b
+    return ad.apply("affine", x, W, b)
 
 
 def he(rng: np.random.Generator, n: int, m: int) -> Array:
@@ -173,7 +173,7 @@ def last_shared_layer(shared: Sequence[V]) -> slice:
 def mse(prediction: Operand, target: ArrayLike) -> Tensor:
     """NN-6: L = mean (ŷ − y)², over examples and outputs; ŷ and y have one shape."""
     prediction, y = alike("prediction", prediction, "target", target)
-    return ((prediction - y) ** 2).mean()
+    return ad.apply("squared_error", prediction, y)
 
 
 def absolute_error(prediction: Operand, target: ArrayLike) -> Tensor:
@@ -191,11 +191,12 @@ def cross_entropy(logits: Operand, labels: ArrayLike) -> Tensor:
     if len(z.shape) != 2 or label.shape != z.shape[:1]:
         message = f"labels must be (B,) for logits (B, C); the shapes are {label.shape} and {z.shape}"
         raise ShapeError(message, argument="labels", value=label.shape)
-    for b, value in enumerate(label.tolist()):
-        count(f"labels[{b}]", value, least=0)
-        if value >= z.shape[1]:
-            message = f"labels[{b}] = {value} must be below the number of classes, {z.shape[1]}"
-            raise DomainError(message, argument="labels", value=value)
+    if label.dtype.kind not in "iu" or label.min(initial=0) < 0 or label.max(initial=0) >= z.shape[1]:
+        for b, value in enumerate(label.tolist()):
+            count(f"labels[{b}]", value, least=0)
+            if value >= z.shape[1]:
+                message = f"labels[{b}] = {value} must be below the number of classes, {z.shape[1]}"
+                raise DomainError(message, argument="labels", value=value)
     return (ad.logsumexp(z, axis=1) - ad.pick(z, label)).mean()
 
 
@@ -205,8 +206,9 @@ def binary_cross_entropy(logits: Operand, targets: ArrayLike) -> Tensor:
     The logits z and the targets y, from 0 to 1, have one shape. Errors: ShapeError, DomainError.
     """
     z, y = alike("logits", logits, "targets", targets)
-    if np.any((y < 0) | (y > 1)):
-        value = float(y[(y < 0) | (y > 1)][0])
+    outside = (y.value < 0) | (y.value > 1)
+    if np.any(outside):
+        value = float(y.value[outside][0])
         raise DomainError(f"targets must be from 0 to 1; one is {value}", argument="targets", value=value)
     return (y * ad.softplus(-z) + (1 - y) * ad.softplus(z)).mean()
 
@@ -230,10 +232,10 @@ def tensor(x: Operand) -> Tensor:
     return x if isinstance(x, Tensor) else ad.constant(x)
 
 
-def alike(prediction_name: str, prediction: Operand, name: str, target: ArrayLike) -> tuple[Tensor, Array]:
+def alike(prediction_name: str, prediction: Operand, name: str, target: ArrayLike) -> tuple[Tensor, Tensor]:
     """Return a prediction and its target, which must have one shape: (B,) against (B, 1) is an error."""
     z, y = tensor(prediction), np.asarray(target)
     if y.shape != z.shape:
         message = f"{name} must have the shape of {prediction_name}, {z.shape}; its shape is {y.shape}"
         raise ShapeError(message, argument=name, value=y.shape)
-    return z, real(name, y, y.ndim)
+    return z, Tensor("constant", real(name, y, y.ndim))

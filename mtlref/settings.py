@@ -24,15 +24,17 @@ UNSET = {"optimiser": "SGD(lr)"}
 """What a hyper-parameter that is None stands for."""
 
 
-def build(stem: str, settings: Mapping[str, object]) -> Method:
+def build(stem: str, settings: Mapping[str, object], methods: Mapping[str, type[Method]] = METHODS) -> Method:
     """Return the method `stem` with `settings`; what they leave out has the class's default.
+
+    `methods`: stem → class, the weighting methods unless something else is meant.
 
     Errors: DomainError for an unknown method, setting or optimiser, or a value out of range.
     """
-    if stem not in METHODS:
-        message = f"method = {stem!r} is not known; there are: {', '.join(METHODS)}"
+    if stem not in methods:
+        message = f"method = {stem!r} is not known; there are: {', '.join(methods)}"
         raise DomainError(message, argument="method", value=stem)
-    cls: Any = METHODS[stem]
+    cls: Any = methods[stem]
     known = hyper_parameters(cls)
     for name in settings:
         if name not in known:
@@ -60,7 +62,9 @@ def _stages(chosen: object) -> list[Stage]:
 
 
 def _optimiser(chosen: object, lr: object) -> Optimiser:
-    """Return the optimiser of a name, or of an object with a name and its own settings."""
+    """Return the optimiser itself, that of a name, or of an object with a name and its own settings."""
+    if isinstance(chosen, Optimiser):
+        return chosen
     options: dict[str, Any] = {"lr": lr}
     options.update(chosen if isinstance(chosen, Mapping) else {"name": chosen})
     name = options.pop("name", None)

@@ -7,6 +7,7 @@ import pytest
 
 import mtlref
 from mtlref.autograd import jacobian, parameter
+from mtlref.contract import weights_of
 from mtlref.defects import DEFECTS, Defect, combinations, variant
 from mtlref.settings import build
 
@@ -23,7 +24,10 @@ def runs():
 
 
 def first_differences(method, wrong, losses, jacobians):
-    """For each step of the method's own run: the tag of the first value that is wrong from there."""
+    """For each step of the method's own run: the tag of the first value that is wrong from there; the
+    start's, too."""
+    if not np.array_equal(weights_of(method.init(3)), weights_of(wrong.init(3))):
+        yield method.start
     state, rng = method.init(3), np.random.default_rng(0)
     for L, J in zip(losses, jacobians, strict=True):
         draw = method.sample(rng, 3)
@@ -33,13 +37,14 @@ def first_differences(method, wrong, losses, jacobians):
         except mtlref.MtlrefError:
             return
         tags = [tag for name, tag in method.tags.items() if not np.array_equal(out.terms[name], odd.terms[name])]
-        if not np.array_equal(out.head_weights, odd.head_weights):
+        if not np.array_equal(out.head_weights, odd.head_weights) or not np.array_equal(out.weights, odd.weights):
             tags.append(method.heads)
         yield from tags[:1]
         state = out.state
 
 
 SETTINGS = {
+    "equal": [{}],
     "fixed": [{"weights": (0.5, 2.0, 1.0)}],
     "gradnorm": [{"alpha": 1.5, "lr": 0.025}],
     "pe_ltr": [{}, {"bounds": (0.1, 0.2, 0.3)}],
@@ -74,7 +79,7 @@ def test_a_defect_changes_its_own_equation_first(stem, defect):
         method = build(stem, settings)
         for run in runs():
             found.update(first_differences(method, variant(method, defect), *run))
-    order = [*mtlref.METHODS[stem].tags.values(), mtlref.METHODS[stem].heads]
+    order = [*mtlref.METHODS[stem].tags.values(), mtlref.METHODS[stem].heads, mtlref.METHODS[stem].start]
     assert found, f"{defect.name} changes nothing here"
     assert min(found, key=order.index) in (defect.equation, LOOPS.get(defect.equation))
 

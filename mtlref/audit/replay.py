@@ -27,6 +27,9 @@ ROUNDINGS = 16
 """How many units of its precision a logged number may be off: a pairwise sum of the squares of D gradient entries
 errs by at most about log₂ D of them, 16 up to D = 65,536; shorter sums, products and roots by a few."""
 
+SAMPLES, SAFETY = 12, 4
+"""How often logged inner products are moved, and the factor on the largest change: the worst is not among them."""
+
 KINK = 100
 """A row whose allowance exceeds this many times the plain rounding of the answer lies at a kink."""
 
@@ -146,7 +149,29 @@ def spread(method: Method, log: Log, row: int, state: State, expected: Array) ->
                     continue
                 changes.append(np.abs(in_question(method, out) - expected))
             total += np.max(changes, axis=0) * (2 if name == "L" else 1)
-    return total
+    return total if log.gram is None or J is None else total + gram_spread(method, log, row, state, J, expected)
+
+
+def gram_spread(method: Method, log: Log, row: int, state: State, J: Array, expected: Array) -> Array:
+    """Return how far the rounding of logged inner products moves the answer, (K,): `SAFETY` times the most seen.
+
+    A method that solves a system in them errs with the largest, so each is moved by that share of the largest, up or
+    down at random, `SAMPLES` times.
+    """
+    rng, K = np.random.default_rng(0), len(J)
+    before = method.resumed(state, logged_weights(log)[row]) if method.lagged else state
+    lengths = np.sqrt(np.einsum("kd,kd->k", J, J))
+    unit = J / np.where(lengths > 0, lengths, 1.0)[:, None]
+    widest = np.zeros(K)
+    for _ in range(SAMPLES):
+        signs = np.triu(rng.choice((-1.0, 1.0), (K, K)))
+        moved = J + ROUNDINGS * log.unit * K * np.max(lengths) * (signs + np.triu(signs, 1).T) @ unit / 2
+        try:
+            out = stepped(method, before, log.losses[row], moved)
+        except MtlrefError:
+            continue
+        widest = np.maximum(widest, np.abs(in_question(method, out) - expected))
+    return SAFETY * widest
 
 
 def free_run(method: Method, log: Log) -> Array:

@@ -105,7 +105,15 @@ def open_defects(method: Method, log: Log, diagnosis: Diagnosis | None) -> tuple
         return ()
     there = () if diagnosis is None else diagnosis.explanations[0].defects
     others = (d for d in DEFECTS[method.stem] if compatible((*there, d)))
-    return tuple(d for d in others if explains(method, log, (*there, d)))
+    begun = begins(method, log, there)
+    return tuple(
+        d for d in others if explains(method, log, (*there, d)) and begins(method, log, (*there, d)) >= begun
+    )
+
+
+def begins(method: Method, log: Log, defects: tuple[Defect, ...]) -> bool:
+    """Return whether the log starts with the weights of the method with `defects`, or of a step of it."""
+    return next(transitions(variant(method, *defects), log)).agrees
 
 
 def diagnose(method: Method, log: Log) -> Diagnosis:

@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations as choose
 
-from mtlref.defects import combination, cov, dwa, fixed, gradnorm, hmoe, pcgrad, pe_ltr, uncertainty
+from mtlref.defects import combination, cov, dwa, equal, fixed, gradnorm, hmoe, pcgrad, pe_ltr, uncertainty
 from mtlref.defects.defect import Defect, variant
 
 DEFECTS: Mapping[str, tuple[Defect, ...]] = {
-    "equal": (),
+    "equal": equal.DEFECTS,
     "fixed": fixed.DEFECTS,
     "gradnorm": gradnorm.DEFECTS,
     "pe_ltr": pe_ltr.DEFECTS,

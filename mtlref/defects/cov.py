@@ -1,6 +1,7 @@
 """Wrong variants of CoV-Weighting. Each function takes what the equation's own function takes.
 
-The official code's updates during validation are no wrong equation but extra steps, and are not listed. Nor are the
+Updates of the statistics during validation are no wrong equation but extra steps, and are not listed: the tests of
+the conformance checks have them as an implementation that must fail. Nor are the
 sample variance and an undivided sum of squares: they change every M by one common factor, which COV-7 cancels.
 """
 
@@ -63,6 +64,12 @@ def inverted_ratio(L: Array, mu_L_prev: Array | None) -> Array:
     return np.ones(len(L)) if mu_L_prev is None else np.asarray(mu_L_prev / L)
 
 
+def mean_over_tasks(mu_L_prev: Array | None, L: Array, a: float) -> Array:
+    """μ_L is one number, the running mean over steps and tasks: losses of different units are mixed."""
+    mean = np.full(len(L), np.mean(L))
+    return mean if mu_L_prev is None else np.asarray((1 - a) * mu_L_prev + a * mean)
+
+
 def floored_coefficient(M: Array, mu_ratio: Array) -> Array:
     """c = √(M + 1e-8) / μ: a deviation below 1e-4 counts as 1e-4."""
     return np.asarray(np.sqrt(M + 1e-8) / mu_ratio)
@@ -94,6 +101,21 @@ def inverted_weights(c: Array) -> Array:
     return np.full(len(c), 1 / len(c)) if np.any(c == 0) else normalise(1 / c)
 
 
+def against_first(c: Array) -> Array:
+    """α_i = c_i/c_1: the first task for the sum; equal where it has not varied."""
+    return np.full(len(c), 1 / len(c)) if c[0] == 0 else np.asarray(c / c[0])
+
+
+def ones(w: Array) -> Array:
+    """h_i = 1: the heads descend their own losses, unweighted."""
+    return np.ones(len(w))
+
+
+def start_at_one(K: int) -> Array:
+    """α_i(0) = 1."""
+    return np.ones(K)
+
+
 DEFECTS = (
     Defect(
         "FloorUnderRoot",
@@ -118,6 +140,12 @@ DEFECTS = (
     Defect(
         "RatioToLast", "COV-3", "ratios to the loss before for those to the mean", {"loss_mean": last_loss_for_mean}
     ),
+    Defect(
+        "MeanOverTasks",
+        "COV-3",
+        "one mean over the losses of all tasks for a mean a task",
+        {"loss_mean": mean_over_tasks},
+    ),
     Defect("InvertedRatio", "COV-2", "μ_L/L for L/μ_L", {"loss_ratio": inverted_ratio}),
     Defect(
         "NewDeviationSquared",
@@ -141,5 +169,10 @@ DEFECTS = (
         "1/c for c: the steadier loss gets the larger weight",
         {"normalise": inverted_weights},
     ),
+    Defect(
+        "AgainstFirst", "COV-7", "c relative to the first task's for c over its sum", {"normalise": against_first}
+    ),
+    Defect("HeadsUnweighted", "COV-9", "weights of 1 for the heads", {"head_weights": ones}),
+    Defect("StartAtOne", "COV-10", "first weights of 1, not of 1/K", {"initial_weights": start_at_one}),
 )
 """Known wrong variants of CoV-Weighting, those met in public code first."""

@@ -16,7 +16,8 @@ class Defect:
 
     `name`; `equation`: the tag that it breaks; `summary`: what is computed instead, for a sentence that begins
     "the run computes …"; `replaces`: the functions of the method's module that stand for that equation, and what
-    stands in their place; `seen`: where it was met, empty if it is only plausible.
+    stands in their place; for a statement about which weights are in use that is `Step`, which receives them; `seen`:
+    where it was met, empty if it is only plausible.
     """
 
     name: str

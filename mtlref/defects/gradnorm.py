@@ -1,12 +1,19 @@
-"""Wrong variants of GradNorm. Each function takes what the equation's own function takes."""
+"""Wrong variants of GradNorm. Each function takes what the equation's own function takes.
+
+What needs a memory of its own, or the network's second derivatives, is no replaced equation, and is not listed: an
+L(0) that is the mean of a whole epoch, a softmax of free parameters in the weights' place, a gradient of L_grad that
+reaches the network. The tests of the conformance checks have them as implementations that must fail.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
+from mtlref.contract import Step
 from mtlref.defects.defect import Defect
 from mtlref.methods.gradnorm import relative_rate
 from mtlref.notation import Array
+from mtlref.state import State
 
 
 def squared_norms(w: Array, n: Array) -> Array:
@@ -17,6 +24,11 @@ def squared_norms(w: Array, n: Array) -> Array:
 def raw_norms(w: Array, n: Array) -> Array:
     """G_i = n_i: the norm of the unweighted loss's gradient."""
     return n
+
+
+def sums_of_entries(J: Array) -> Array:
+    """n_i = Σ_d |J_id|: the absolute entries added up, without squares and root."""
+    return np.asarray(np.sum(np.abs(J), axis=1))
 
 
 def sum_of_norms(G: Array) -> float:
@@ -37,6 +49,12 @@ def rate_summing_to_one(L: Array, L_0: Array) -> Array:
 def rate_of_losses(L: Array, L_0: Array) -> Array:
     """r_i = L_i / mean_j L_j: the losses themselves, not their progress since the start."""
     return np.asarray(L / np.mean(L))
+
+
+def rate_against_first(L: Array, L_0: Array) -> Array:
+    """r_i = L̃_i / L̃_1: the first task for the mean over the tasks."""
+    L_tilde = L / L_0
+    return np.asarray(L_tilde / L_tilde[0])
 
 
 def inverted_target(G_bar: float, r: Array, alpha: float) -> Array:
@@ -109,6 +127,27 @@ def softmax_sum(u: Array) -> Array:
     return np.asarray(len(u) * exponential / np.sum(exponential))
 
 
+def last_takes_the_rest(u: Array) -> Array:
+    """w_i(t+1) = u_i, and K − Σ u for the last task, which has no weight of its own."""
+    return np.append(u[:-1], len(u) - np.sum(u[:-1]))
+
+
+def ones(w: Array) -> Array:
+    """h_i = 1: the heads descend their own losses, unweighted."""
+    return np.ones(len(w))
+
+
+def next_weights(weights: Array, head_weights: Array, state: State, terms: dict[str, Array]) -> Step:
+    """The label loss with w(t+1): the weights are updated first."""
+    w_next = terms["w_next"]
+    return Step(w_next, w_next, state, terms)
+
+
+def shares(K: int) -> Array:
+    """w_i(0) = 1/K."""
+    return np.full(K, 1 / K)
+
+
 DEFECTS = (
     Defect(
         "InvertedRate",
@@ -147,6 +186,12 @@ DEFECTS = (
         "RawNorms", "GN-1", "the norms of the unweighted gradients, n_i for |w_i| n_i", {"gradient_norms": raw_norms}
     ),
     Defect("SquaredNorms", "GN-1", "squared norms, (w_i n_i)² for |w_i| n_i", {"gradient_norms": squared_norms}),
+    Defect(
+        "SumOfEntries",
+        "GN-1",
+        "the sum of a gradient's absolute entries for its norm",
+        {"norms": sums_of_entries},
+    ),
     Defect("SumOfNorms", "GN-2", "the sum of the norms for their mean", {"mean_norm": sum_of_norms}),
     Defect(
         "RateWithoutMean", "GN-3", "L_i/L_i(0) without the mean over the tasks", {"relative_rate": rate_without_mean}
@@ -154,6 +199,12 @@ DEFECTS = (
     Defect("RateSumsToOne", "GN-3", "relative rates that sum to 1, not to K", {"relative_rate": rate_summing_to_one}),
     Defect(
         "NoBaseline", "GN-3", "the losses themselves for their progress since L(0)", {"relative_rate": rate_of_losses}
+    ),
+    Defect(
+        "RateAgainstFirst",
+        "GN-3",
+        "rates relative to the first task's, not to the mean",
+        {"relative_rate": rate_against_first},
     ),
     Defect("FactorForExponent", "GN-4", "α as a factor of r for its exponent", {"target_norms": linear_target}),
     Defect(
@@ -166,5 +217,19 @@ DEFECTS = (
     Defect(
         "Ascent", "GN-6", "a slope of the wrong sign: the weights climb", {"gradient_loss_slope": ascending_slope}
     ),
+    Defect(
+        "LastTakesTheRest",
+        "GN-7",
+        "a last weight that takes what the others leave of K, for a common factor",
+        {"renormalise": last_takes_the_rest},
+    ),
+    Defect("HeadsUnweighted", "GN-8", "weights of 1 for the heads", {"head_weights": ones}, "LibMTL"),
+    Defect(
+        "NextWeightsAtOnce",
+        "GN-8",
+        "a label loss with the weights of the next step: they are updated before the network, not after",
+        {"Step": next_weights},
+    ),
+    Defect("StartAtShares", "GN-9", "weights that start at 1/K, not at 1", {"initial_weights": shares}),
 )
 """Known wrong variants of GradNorm, those met in public code first."""

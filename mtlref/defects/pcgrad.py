@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from mtlref.defects.defect import Defect
 from mtlref.methods.pcgrad import Order, checked_orders, combination, cosines, overlap, partners, project
-from mtlref.notation import Array, norms, row_scale
+from mtlref.notation import Array
 
 
 def fixed_orders(draw: ArrayLike | None, K: int, include_self: bool) -> Order:
@@ -33,6 +33,17 @@ def self_included(draw: ArrayLike | None, K: int, include_self: bool) -> Order:
     """Every task meets its own original gradient too, after the others."""
     orders = checked_orders(draw, K, include_self)
     return orders if include_self else np.column_stack([orders, np.arange(K)])
+
+
+def first_length(G: Array, n: Array) -> Array:
+    """c_ij = g_i·g_j / ‖g_i‖²: one length for both."""
+    square = np.where(n > 0, np.diag(G), 1.0)
+    return np.asarray(G / square[:, None])
+
+
+def shares(K: int) -> Array:
+    """h_i = 1/K: the heads descend the mean of the losses."""
+    return np.full(K, 1 / K)
 
 
 def raw_overlap(B: Array, C: Array, other: Order) -> Array:
@@ -55,45 +66,103 @@ def wrong_sign(B: Array, p: Array, other: Order) -> Array:
     return _subtract(B, -np.minimum(p, 0.0), other)
 
 
-class Shrunk(np.ndarray[Any, np.dtype[np.float64]]):
-    """An array that carries ‖g_j‖²/(‖g_j‖² + 1e-8) along, for the projection to use."""
+class Laden(np.ndarray[Any, np.dtype[np.float64]]):
+    """An array that carries a factor of each gradient along, for the projection to use."""
 
     factor: Array
 
 
-def shrunk_cosines(jacobian: Array) -> Array:
+def shrunk_cosines(G: Array, n: Array) -> Array:
     """The cosines, with ‖g_j‖²/(‖g_j‖² + 1e-8) of each gradient on board."""
     with np.errstate(over="ignore"):
-        small = 1e-8 / np.maximum(norms(jacobian), 1e-150) ** 2
-    C = cosines(jacobian).view(Shrunk)
-    C.factor = 1 / (1 + small)
-    return C
+        small = 1e-8 / np.maximum(n, 1e-150) ** 2
+    return laden(cosines(G, n), 1 / (1 + small))
 
 
-def shrunk_overlap(B: Array, C: Array, other: Order) -> Array:
+def cosines_with_squares(G: Array, n: Array) -> Array:
+    """The cosines, with ‖g_j‖² of each gradient on board."""
+    with np.errstate(over="ignore"):
+        return laden(cosines(G, n), n * n)
+
+
+def cosines_with_lengths(G: Array, n: Array) -> Array:
+    """The cosines, with ‖g_j‖ of each gradient on board."""
+    return laden(cosines(G, n), n)
+
+
+def laden(x: Array, factor: Array) -> Array:
+    """Return x with a factor on board."""
+    found = x.view(Laden)
+    found.factor = factor
+    return found
+
+
+def laden_overlap(B: Array, C: Array, other: Order) -> Array:
     """The overlaps, with the factors of those that are met on board."""
-    p = overlap(B, np.asarray(C), other).view(Shrunk)
-    if isinstance(C, Shrunk):
-        p.factor = C.factor[other]
+    p = overlap(B, np.asarray(C), other)
+    return laden(p, C.factor[other]) if isinstance(C, Laden) else p
+
+
+def laden_projection(B: Array, p: Array, other: Order) -> Array:
+    """B_ij ← B_ij − min(p_i, 0) factor_j: of the projection, what another denominator leaves."""
+    return project(B, np.asarray(p) * p.factor if isinstance(p, Laden) else p, other)
+
+
+class Told(np.ndarray[Any, np.dtype[np.float64]]):
+    """An array that carries the cosines along, or the orders so far."""
+
+    cosines: Array
+    orders: tuple[Order, ...]
+
+
+def telling_overlap(B: Array, C: Array, other: Order) -> Array:
+    """The overlaps, with the cosines on board."""
+    p = overlap(np.asarray(B), C, other).view(Told)
+    p.cosines = C
     return p
 
 
-def shrunk_projection(B: Array, p: Array, other: Order) -> Array:
-    """B_ij ← B_ij − min(p_i, 0) ‖g_j‖²/(‖g_j‖² + 1e-8): what the small number leaves of the projection."""
-    return project(B, np.asarray(p) * p.factor if isinstance(p, Shrunk) else p, other)
+def altered_projection(B: Array, p: Array, other: Order) -> Array:
+    """B_i ← B_i − min(B_i·B_j, 0)/‖B_j‖² B_j, tasks one after the other, with what task j has become by then.
+
+    Where that is nothing but rounding (in a plane it often is), so is what follows: no two computations agree there.
+    """
+    if not isinstance(p, Told):
+        return project(B, p, other)
+    orders = (*(B.orders if isinstance(B, Told) else ()), other)
+    C = p.cosines
+    changed: Array = np.diag((np.diag(C) > 0).astype(np.float64))
+    for i in range(len(C)):
+        for j in (int(meets[i]) for meets in orders):
+            inner, square = changed[i] @ C @ changed[j], changed[j] @ C @ changed[j]
+            if inner < 0 < square:
+                changed[i] -= inner / square * changed[j]
+    found = changed.view(Told)
+    found.orders = orders
+    return found
 
 
-def unguarded_cosines(jacobian: Array) -> Array:
+def unguarded_cosines(G: Array, n: Array) -> Array:
     """c_ij = g_i·g_j / (‖g_i‖ ‖g_j‖) also for a zero gradient: 0/0."""
-    rows = jacobian / row_scale(jacobian)[:, None]
-    length = norms(rows)
+    length = np.sqrt(np.diag(G))
     with np.errstate(invalid="ignore"):
-        return np.asarray(rows @ rows.T / np.outer(length, length))
+        return np.asarray(G / np.outer(length, length))
 
 
 def cosine_coefficients(B: Array, n: Array) -> Array:
     """coeff_ij = B_ij: the cosine for g_i·g_j/‖g_j‖²."""
     return combination(B, np.ones(len(n)))
+
+
+def unit_coefficients(B: Array, n: Array) -> Array:
+    """coeff_ij = B_ij / ‖g_j‖: gradients of length 1 are projected and added."""
+    return np.asarray(B / np.where(n > 0, n, 1.0)[None, :] + np.diag((n == 0).astype(np.float64)))
+
+
+def row_sums(coefficients: Array, reduction: str) -> Array:
+    """w_i = Σ_j coeff_ij: rows for columns."""
+    total = np.sum(coefficients, axis=1)
+    return np.asarray(total if reduction == "sum" else total / len(total))
 
 
 def mean_always(coefficients: Array, reduction: str) -> Array:
@@ -142,7 +211,7 @@ DEFECTS = (
         "EpsInDenominator",
         "PCG-3",
         "‖g_j‖² + 1e-8 for ‖g_j‖²: a small gradient is hardly projected on",
-        {"cosines": shrunk_cosines, "overlap": shrunk_overlap, "project": shrunk_projection},
+        {"cosines": shrunk_cosines, "overlap": laden_overlap, "project": laden_projection},
         "LibMTL",
     ),
     Defect(
@@ -161,5 +230,37 @@ DEFECTS = (
         "the cosine for g_i·g_j/‖g_j‖²: the ratio of the norms is missing",
         {"combination": cosine_coefficients},
     ),
+    Defect(
+        "PartnerAltered",
+        "PCG-3",
+        "projections on what the other gradient has become, in place, task by task",
+        {"overlap": telling_overlap, "project": altered_projection},
+    ),
+    Defect(
+        "MissingNormalisation",
+        "PCG-3",
+        "(g_i·g_j) g_j taken away, without 1/‖g_j‖²",
+        {"cosines": cosines_with_squares, "overlap": laden_overlap, "project": laden_projection},
+    ),
+    Defect(
+        "NormForSquare",
+        "PCG-3",
+        "‖g_j‖ for ‖g_j‖² under the inner product",
+        {"cosines": cosines_with_lengths, "overlap": laden_overlap, "project": laden_projection},
+    ),
+    Defect(
+        "UnitGradients",
+        "PCG-4",
+        "the projections of gradients of length 1",
+        {"combination": unit_coefficients},
+    ),
+    Defect(
+        "RowSums",
+        "PCG-5",
+        "the sums of the coefficients' rows for those of their columns",
+        {"weights_in_use": row_sums},
+    ),
+    Defect("OneLength", "PCG-1", "g_i·g_j over ‖g_i‖² for the cosine", {"cosines": first_length}),
+    Defect("HeadsMean", "PCG-6", "weights of 1/K for the heads", {"head_weights": shares}),
 )
 """Known wrong variants of PCGrad, those met in public code first."""

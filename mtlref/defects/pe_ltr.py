@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtlref.contract import from_gram
+from mtlref.contract import Step, from_gram
 from mtlref.defects.defect import Defect
 from mtlref.methods.pe_ltr import gram, relaxed_weights
 from mtlref.notation import Array, norms
 from mtlref.qp import minimum_norm
+from mtlref.state import State
 
 
 def elementwise_gram(jacobian: Array) -> Array:
@@ -30,6 +31,12 @@ def diagonal_gram(jacobian: Array) -> Array:
     return np.diag(norms(jacobian) ** 2)
 
 
+def centred_gram(jacobian: Array) -> Array:
+    """A_ij = (g_i − mean g_i)·(g_j − mean g_j): covariances, whose factor 1/D or 1/(D − 1) changes no weight."""
+    centred = jacobian - np.mean(jacobian, axis=1, keepdims=True)
+    return gram(centred)
+
+
 def squared_condition(A: Array, c: Array, slack: float) -> Array:
     """ŵ = (MᵀM)⁻¹ Mᵀ z as it is printed: right, with half of the digits, for M has its condition squared."""
     K = len(A)
@@ -42,6 +49,11 @@ def squared_condition(A: Array, c: Array, slack: float) -> Array:
 def unshifted_system(A: Array, c: Array, slack: float) -> Array:
     """z = [0; s]: the term −A c of the bounds is missing."""
     return relaxed_weights(A, np.zeros(len(A)), slack)
+
+
+def bounds_sign(A: Array, c: Array, slack: float) -> Array:
+    """z = [+A c; s]: the bounds enter with the wrong sign."""
+    return relaxed_weights(A, -c, slack)
 
 
 def unit_sum(A: Array, c: Array, slack: float) -> Array:
@@ -78,6 +90,16 @@ def clip_only(w_hat: Array, slack: float) -> Array:
     return np.maximum(w_hat, 0.0)
 
 
+def one_shift(w_hat: Array, slack: float) -> Array:
+    """w̃ = max(ŵ + t, 0) on the tasks with ŵ > 0, t such that their shifted weights sum to s: of the active-set
+    rounds, the first alone."""
+    inside = w_hat > 0
+    if not inside.any():
+        return np.full(len(w_hat), slack / len(w_hat))
+    shift = (slack - float(np.sum(w_hat[inside]))) / int(np.count_nonzero(inside))
+    return np.where(inside, np.maximum(w_hat + shift, 0.0), 0.0)
+
+
 def softmax_projection(w_hat: Array, slack: float) -> Array:
     """w̃ = s softmax(ŵ)."""
     exponential = np.exp(w_hat - np.max(w_hat))
@@ -108,6 +130,21 @@ def bounds_forgotten(w_tilde: Array, c: Array) -> Array:
 def bounds_as_floor(w_tilde: Array, c: Array) -> Array:
     """w(t+1) = max(w̃, c)."""
     return np.maximum(w_tilde, c)
+
+
+def next_weights(weights: Array, head_weights: Array, state: State, terms: dict[str, Array]) -> Step:
+    """w(t+1) in use at step t."""
+    return Step(terms["w_next"], terms["w_next"], state, terms)
+
+
+def ones(w: Array) -> Array:
+    """h_i = 1: the heads descend their unweighted losses."""
+    return np.ones(len(w))
+
+
+def start_at_one(K: int) -> Array:
+    """w_i(0) = 1."""
+    return np.ones(K)
 
 
 def _nearest(v: Array, total: float) -> Array:
@@ -150,13 +187,23 @@ DEFECTS = (
     Defect(
         "ClipOnly", "PELTR-4", "negative weights set to 0, the sum not restored", {"projected_weights": clip_only}
     ),
+    Defect(
+        "OneShift",
+        "PELTR-4",
+        "negative weights set to 0 and the others shifted once, whatever becomes negative then",
+        {"projected_weights": one_shift},
+    ),
     Defect("SoftmaxProjection", "PELTR-4", "a softmax for the projection", {"projected_weights": softmax_projection}),
     Defect(
         "NoProjection", "PELTR-4", "the relaxed weights, negative ones included", {"projected_weights": no_projection}
     ),
     Defect("UnitGradients", "PELTR-1", "gradients of length 1 for the gradients", {"gram": cosines}),
+    Defect(
+        "CentredGram", "PELTR-1", "covariances of the gradients' entries for inner products", {"gram": centred_gram}
+    ),
     Defect("DiagonalGram", "PELTR-1", "the norms alone, as if gradients were orthogonal", {"gram": diagonal_gram}),
     Defect("UnshiftedSystem", "PELTR-2", "a relaxed system without −A c", {"relaxed_weights": unshifted_system}),
+    Defect("BoundsSign", "PELTR-2", "a relaxed system with +A c for −A c", {"relaxed_weights": bounds_sign}),
     Defect("UnitSum", "PELTR-2", "relaxed weights that sum to 1, not to 1 − Σ c", {"relaxed_weights": unit_sum}),
     Defect("PositiveMultiplier", "PELTR-3", "λ of the wrong sign", {"relaxed_multiplier": positive_multiplier}),
     Defect("LengthForSquare", "PELTR-5", "the length of the sum for its square", {"squared_length": length}),
@@ -175,5 +222,14 @@ DEFECTS = (
         "the larger of weight and bound for their sum",
         {"bounded_weights": bounds_as_floor},
     ),
+    Defect(
+        "NextWeightsAtOnce",
+        "PELTR-8",
+        "a step with the weights that it makes itself, for those of the step before",
+        {"Step": next_weights},
+        "alibaba/TorchEasyRec",
+    ),
+    Defect("HeadsUnweighted", "PELTR-8", "weights of 1 for the heads", {"head_weights": ones}),
+    Defect("StartAtOne", "PELTR-9", "weights that start at 1, not at 1/K", {"initial_weights": start_at_one}),
 )
 """Known wrong variants of PE-LTR, those met in public code first."""

@@ -1,16 +1,19 @@
 """Wrong variants of Uncertainty Weighting. Each function takes what the equation's own function takes.
 
 A loss that is copied out of the graph gives the network no gradient at all, whatever the weights are; that is a fault
-of the training loop, and is not listed.
+of the training loop, and is not listed. Nor are weights that are reported and not used. The tests of the conformance
+checks have both as implementations that must fail.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from mtlref.contract import Step, weights_of
 from mtlref.defects.defect import Defect
 from mtlref.methods.uncertainty import effective_weights, objective_slope, total_objective
 from mtlref.notation import Array
+from mtlref.state import State
 
 
 def whole_regulariser(L: Array, w: Array, s: Array, D: Array) -> float:
@@ -88,6 +91,26 @@ def ascending_slope(L: Array, w: Array, b: Array, D: Array) -> Array:
     return -objective_slope(L, w, b, D)
 
 
+def accumulated_slope(L: Array, w: Array, b: Array, D: Array) -> Array:
+    """∂𝓛/∂s_i is added to those of the tasks before: gradients that are not cleared between the tasks."""
+    return np.cumsum(objective_slope(L, w, b, D))
+
+
+def ones(w: Array) -> Array:
+    """h_i = 1: the heads descend their own losses, unweighted."""
+    return np.ones(len(w))
+
+
+def next_weights(weights: Array, head_weights: Array, state: State, terms: dict[str, Array]) -> Step:
+    """The network descends with the weights of s(t+1): the log-variances are updated first."""
+    return Step(weights_of(state), weights_of(state), state, terms)
+
+
+def start_below_zero(K: int) -> Array:
+    """s_i(0) = −½."""
+    return np.full(K, -0.5)
+
+
 DEFECTS = (
     Defect(
         "MissingHalf",
@@ -145,6 +168,26 @@ DEFECTS = (
     Defect(
         "Ascent", "UW-3", "a slope of the wrong sign: the log-variances climb", {"objective_slope": ascending_slope}
     ),
+    Defect(
+        "Accumulated",
+        "UW-3",
+        "slopes added up over the tasks: gradients that are not cleared between them",
+        {"objective_slope": accumulated_slope},
+    ),
     Defect("NonnegativeOnly", "UW-4", "s kept at 0 or above", {"next_log_variances": floor_at_zero}),
+    Defect("HeadsUnweighted", "UW-5", "weights of 1 for the heads", {"head_weights": ones}),
+    Defect(
+        "NextWeightsAtOnce",
+        "UW-5",
+        "weights of the next log-variances: they are updated before the network, not beside it",
+        {"Step": next_weights},
+    ),
+    Defect(
+        "StartBelowZero",
+        "UW-6",
+        "log-variances that start at −1/2, not at 0",
+        {"initial_log_variances": start_below_zero},
+        "LibMTL, MTAN",
+    ),
 )
 """Known wrong variants of Uncertainty Weighting, those met in public code first."""

@@ -21,8 +21,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mtlref.contract import Cadence, Method, Reads, Step, same_tasks
-from mtlref.notation import Array, DomainError, ShapeError, count, equation, matrix, norms, real, row_scale, vector
+from mtlref.contract import Cadence, Method, Reads, Step, inner_products, same_tasks
+from mtlref.notation import Array, DomainError, ShapeError, count, equation, not_finite, real, vector
 from mtlref.state import State
 
 Order = NDArray[np.intp]
@@ -91,10 +91,10 @@ class PCGrad(Method):
         """
         # MEASURE
         K = len(same_tasks(state, PCGradState)[1])
-        J = self._inputs(losses, jacobian, K)
+        G, exponents = self._inputs(losses, jacobian, K)
         order = checked_orders(draw, K, self.include_self)
-        n = norms(J)
-        C = cosines(J)
+        n = lengths(G, exponents)
+        C = cosines(G, n)
 
         # PROJECT
         B = np.diag((n > 0).astype(np.float64))
@@ -118,18 +118,18 @@ class PCGrad(Method):
         """Return the orders of one step, as `draw`: a fresh uniform permutation for every task."""
         return rng.permuted(partners(count("n_tasks", n_tasks), self.include_self), axis=1)
 
-    def _inputs(self, losses: ArrayLike, jacobian: ArrayLike | None, K: int) -> Array:
-        """Return the checked Jacobian (K, D)."""
+    def _inputs(self, losses: ArrayLike, jacobian: ArrayLike | None, K: int) -> tuple[Array, Array]:
+        """Return the inner products of the gradients, each over a power of two, and the exponents of these."""
         vector("losses", losses, K)
         if jacobian is None:
             raise DomainError("PCG-1 needs the Jacobian; jacobian is None", argument="jacobian", equation="PCG-1")
-        return matrix("jacobian", jacobian, K, "PCG-1")
+        return inner_products(jacobian, K, "PCG-1")
 
 
 def partners(K: int, include_self: bool) -> Order:
     """Return the tasks that each task meets, in the order of their indices, a row a task."""
-    rows = [[j for j in range(K) if include_self or j != i] for i in range(K)]
-    return np.array(rows, dtype=np.intp).reshape(K, -1)
+    everyone = np.tile(np.arange(K), (K, 1))
+    return everyone if include_self else everyone[~np.eye(K, dtype=bool)].reshape(K, K - 1)
 
 
 def checked_orders(draw: ArrayLike | None, K: int, include_self: bool) -> Order:
@@ -153,19 +153,27 @@ def checked_orders(draw: ArrayLike | None, K: int, include_self: bool) -> Order:
     return given.astype(np.intp)
 
 
+def lengths(G: Array, exponents: Array) -> Array:
+    """Return n_i = ‖g_i‖, (K,), from the inner products (K, K) of the gradients over 2^exponent, (K,).
+
+    Errors: NonFiniteError if a norm exceeds the largest float64.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        n: Array = np.ldexp(np.sqrt(np.diag(G)), exponents)
+    if not np.isfinite(n).all():
+        raise not_finite("PCG-1", n, {"norms": n})
+    return n
+
+
 @equation
-def cosines(jacobian: Array) -> Array:
+def cosines(G: Array, n: Array) -> Array:
     """PCG-1: c_ij = g_i·g_j / (‖g_i‖ ‖g_j‖), and 0 where a gradient is zero.
 
-    `jacobian` (K, D), row i is g_i = ∇L_i; returns (K, K), symmetric. Rows are scaled by powers of two first, which
-    rounds nothing, so that no product leaves the range. Source: the paper's definition of a conflict.
+    `G` (K, K): the inner products of the gradients g_i = ∇L_i, each over a power of two, which leaves their cosines;
+    `n` (K,), the norms; returns (K, K), symmetric. Source: the paper's definition of a conflict.
     """
-    _, exponent = np.frexp(row_scale(jacobian))
-    rows = np.ldexp(jacobian, -exponent[:, None])
-    gram = rows @ rows.T
-    length = np.sqrt(np.diag(gram))
-    unit = np.where(length > 0, length, 1.0)
-    return np.asarray(gram / unit[:, None] / unit[None, :])
+    unit = np.where(n > 0, np.sqrt(np.diag(G)), 1.0)
+    return np.asarray(G / unit[:, None] / unit[None, :])
 
 
 @equation
@@ -175,7 +183,7 @@ def overlap(B: Array, C: Array, other: Order) -> Array:
     `B` (K, K): row i is what g_i has become, as ĝ_i = Σ_k B_ik g_k/‖g_k‖, in units of ‖g_i‖; `C` (K, K), the
     cosines; `other` (K,), the j of each i; returns (K,): below 0 where they conflict. Source: Algorithm 1.
     """
-    return np.asarray(np.sum(B * C[other], axis=1))
+    return np.asarray(np.einsum("ik,ik->i", B, C[other]))
 
 
 @equation

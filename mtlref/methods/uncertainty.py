@@ -15,7 +15,7 @@ the slope of that (UW-9) are here as functions, to measure by how much. Derivati
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -157,6 +157,12 @@ class UncertaintyWeighting(Method):
         require(w > 0, "weights", w, "UW-1", "is an exponential, above 0, not")
         a, b, _ = self._constants(len(s))
         return UncertaintyState(-np.log(w / a) / b, w, known.optimiser)
+
+    def followed(self, state: State, terms: Mapping[str, ArrayLike]) -> State:
+        """Return the `state` after a step with the log-variances `s_next` that `terms` have, if they have them."""
+        if "s_next" not in terms:
+            return state
+        return replace(self.at(terms["s_next"]), optimiser=same_tasks(state, UncertaintyState)[0].optimiser)
 
     def _inputs(self, state: State, losses: ArrayLike) -> tuple[UncertaintyState, Array, Array]:
         """Return the state, its checked log-variances (K,) and the checked losses (K,)."""

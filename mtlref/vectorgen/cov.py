@@ -218,4 +218,5 @@ RECIPE = Recipe(
         "alpha": "vector",
         "w": "vector",
     },
+    elsewhere={"HeadsUnweighted": "head_weights"},
 )

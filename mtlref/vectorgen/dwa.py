@@ -175,4 +175,5 @@ RECIPE = Recipe(
     parameters={"temperature": "number"},
     state={"weights": "vector", "losses_prev": "vector or null"},
     terms={"ratio": "vector", "w_next": "vector"},
+    elsewhere={"HeadsUnweighted": "head_weights"},
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mtlref.exact import equal
 from mtlref.vectorgen import inputs
 from mtlref.vectorgen.core import Answer, Case, Group, Recipe
 
@@ -42,7 +43,7 @@ def initial(parameters: Mapping[str, Any], K: int) -> dict[str, Any]:
 
 def step(parameters: Mapping[str, Any], state: Mapping[str, Any], given: Mapping[str, Any]) -> Answer:
     """Return ones."""
-    ones = [1] * len(state["weights"])
+    ones = equal.weights(len(state["weights"]))
     return Answer(ones, ones, {"w": ones}, {"weights": ones})
 
 

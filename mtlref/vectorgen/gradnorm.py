@@ -323,4 +323,5 @@ RECIPE = Recipe(
         "w_next": "vector",
     },
     reads=("losses", "jacobian"),
+    elsewhere={"HeadsUnweighted": "head_weights"},
 )

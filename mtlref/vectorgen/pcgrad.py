@@ -232,4 +232,5 @@ RECIPE = Recipe(
         "w": "vector",
     },
     reads=("losses", "jacobian", "draw"),
+    elsewhere={"HeadsMean": "head_weights"},
 )

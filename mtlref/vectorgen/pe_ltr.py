@@ -236,6 +236,7 @@ RECIPE = Recipe(
         "PositiveMultiplier": "multiplier",
         "LengthForSquare": "objective",
         "UnshiftedResidual": "kkt_residual",
+        "HeadsUnweighted": "head_weights",
     },
     reads=("losses", "jacobian"),
 )

@@ -151,4 +151,5 @@ RECIPE = Recipe(
     },
     state={"log_variances": "vector", "optimiser": "optimiser state"},
     terms={"w": "vector", "objective": "scalar", "ds": "vector", "s_next": "vector"},
+    elsewhere={"HeadsUnweighted": "head_weights"},
 )

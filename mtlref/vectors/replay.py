@@ -86,7 +86,7 @@ def observed(method: Method | HMoE, kind: str, given: Mapping[str, Any]) -> dict
     if kind == "step":
         arrays = [value for name, value in given["state"].items() if isinstance(value, list) and name != "stages"]
         state = state_of(method.init(len(arrays[0] if arrays else given["losses"])), given["state"])
-        return _observables(*_step(method, state, given))
+        return observables(*_step(method, state, given))
     names = [name for name in ("losses", "jacobian", "draw") if name in given]
     state = method.init(len(given["losses"][0]))
     if "state" in given:
@@ -94,7 +94,7 @@ def observed(method: Method | HMoE, kind: str, given: Mapping[str, Any]) -> dict
     rows: list[dict[str, Any]] = []
     for values in zip(*(given[name] for name in names), strict=True):
         out, jacobian = _step(method, state, dict(zip(names, values, strict=True)))
-        rows.append(_observables(out, jacobian))
+        rows.append(observables(out, jacobian))
         state = out.state
     return {name: [row[name] for row in rows] for name in rows[0]}
 
@@ -106,7 +106,7 @@ def _step(method: Method, state: State, given: Mapping[str, Any]) -> tuple[Step,
     return method.step(state, losses, jacobian, **more), jacobian
 
 
-def _observables(out: Step, jacobian: Any) -> dict[str, Any]:
+def observables(out: Step, jacobian: Any) -> dict[str, Any]:
     """Return the observables of one step."""
     found: dict[str, Any] = {"weights": out.weights, "head_weights": out.head_weights, **out.terms}
     if jacobian is not None:

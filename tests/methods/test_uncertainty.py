@@ -25,6 +25,9 @@ from mtlref.notation import DomainError, NonFiniteError, ShapeError
 from mtlref.optimisers import SGD, Adam
 from mtlref.state import from_json, to_json
 
+BESIDE = ("HeadsUnweighted", "HeadsMean", "NextWeightsAtOnce", "StartAtOne", "StartBelowZero")
+"""What changes the heads, the start or the timing alone: tests/test_defects.py shows it."""
+
 names = st.sampled_from(sorted(LIKELIHOODS))
 
 
@@ -219,7 +222,7 @@ def test_what_public_code_starts_with():
 # DEFECTS
 
 
-@pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.name)
+@pytest.mark.parametrize("defect", [d for d in DEFECTS if d.name not in BESIDE], ids=lambda defect: defect.name)
 def test_every_defect_gives_other_weights(defect):
     method = UncertaintyWeighting(("gaussian", "softmax", "laplace"), lr=0.1, dimensions=(1, 1, 4))
     wrong, L = variant(method, defect), [0.3, 0.2, 9.0]
@@ -240,7 +243,7 @@ def test_the_defects_slopes_are_those_of_their_objectives():
         weigh = defect.replaces.get("effective_weights", effective_weights)
         total = defect.replaces.get("total_objective", total_objective)
         slope = defect.replaces.get("objective_slope", objective_slope)
-        if defect.name in ("Ascent", "SquaredPrecision"):
+        if defect.name in ("Ascent", "SquaredPrecision", "Accumulated"):  # slopes of no objective
             continue
 
         def value(at, weigh=weigh, total=total):

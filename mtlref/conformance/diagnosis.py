@@ -1,0 +1,330 @@
+"""Diagnosis: which known defects, or which undeclared choice, give exactly the numbers of an implementation.
+
+The implementation is put to a fixed battery of cases, never to the example that a check has shrunk. Every candidate
+is the specification with known defects in it, or under another choice, put to the same battery. One that agrees with
+every observable at every step explains the implementation; of several, the simplest are named, and if more than one
+is left the diagnosis says so. Where none agrees, it says which equation differs first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import combinations as choose
+from typing import Literal
+
+import numpy as np
+
+from mtlref.conformance.allowance import ROUNDINGS
+from mtlref.conformance.implementation import AdapterError, Answers, observed_names
+from mtlref.conformance.live import LAYERS, LiveProblem
+from mtlref.conformance.problem import Case, Problem
+from mtlref.conformance.strategies import Kind as CaseKind
+from mtlref.conformance.strategies import Plan, battery
+from mtlref.conformance.trial import Departure, Trial, Undecided, within
+from mtlref.contract import Method
+from mtlref.defects import DEFECTS, Defect, combinations, variant
+from mtlref.defects import live as plumbing
+from mtlref.settings import hyper_parameters
+from mtlref.state import State
+
+BATTERY: Mapping[CaseKind, int] = {"step": 24, "run": 8, "live": 8}
+"""How many cases of each kind the battery has."""
+
+GROSS = 1e-3
+"""A relative error that no rounding makes in a type of single precision or better, but at a jump."""
+
+FAULTS = (ValueError, ArithmeticError, TypeError, IndexError, Undecided)
+"""What a candidate may raise: it then has no answer, and explains nothing."""
+
+DESCENTS = ("direction", "head_gradients")
+"""What the network descends."""
+
+Kind = Literal["agrees", "choice", "defects", "ambiguous", "differs", "unknown"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The specification under another choice, `tag` with `settings`, or with `defects`, or with both.
+
+    `plumbing`: defects of the live code around it.
+    """
+
+    defects: tuple[Defect, ...] = ()
+    tag: str = ""
+    settings: tuple[tuple[str, object], ...] = ()
+    plumbing: tuple[Defect, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What it is, in words."""
+        chosen = [f"{self.tag}: {', '.join(f'{k} = {v!r}' for k, v in self.settings)}"] if self.settings else []
+        return " + ".join([f"{defect.name} [{defect.equation}]" for defect in self.wrong] + chosen)
+
+    @property
+    def size(self) -> int:
+        """How many departures it makes."""
+        return len(self.wrong) + bool(self.settings)
+
+    @property
+    def wrong(self) -> tuple[Defect, ...]:
+        """All defects."""
+        return self.defects + self.plumbing
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What the battery shows.
+
+    `kind`: "agrees" with the specification on the whole battery; a "choice" that is not declared; the known
+    "defects"; "ambiguous" between several `candidates`; "differs" first at `equation`; "unknown", for the reason in
+    `text`.
+    """
+
+    kind: Kind
+    text: str
+    candidates: tuple[Candidate, ...] = ()
+    equation: str = ""
+
+
+def diagnose(answers: Answers, plan: Plan) -> Diagnosis:
+    """Return the diagnosis of an implementation that has failed a check."""
+    cases = asked(answers, plan)
+    if not cases:
+        return Diagnosis("unknown", "unknown: the implementation answers none of the battery's cases")
+    if fits(answers, cases, Candidate()):
+        return Diagnosis("agrees", "unknown: on the diagnosis's own battery it agrees with the specification")
+    found: list[Candidate] = []
+    for candidate in candidates(answers.impl.method, plan, any(case.live for case in cases)):
+        if found and candidate.size > found[0].size:
+            break
+        if fits(answers, cases, candidate) and explains(answers, cases, candidate):
+            found.append(candidate)
+    found = found or behind(answers, plan, cases)
+    if not found:
+        return difference(answers, cases)
+    if len(found) > 1:
+        names = "; or ".join(candidate.name for candidate in found)
+        text = f"cannot be told apart by the observables given: {names}"
+        return Diagnosis("ambiguous", text, tuple(found))
+    only = found[0]
+    if not only.wrong:
+        return Diagnosis("choice", f"would pass if this choice were declared: {only.name}", (only,))
+    known = "the known defect" if only.size == 1 else "the known departures"
+    meaning = "; ".join(defect.summary for defect in only.wrong)
+    return Diagnosis("defects", f"identical to {known} {only.name}: {meaning}", (only,))
+
+
+def asked(answers: Answers, plan: Plan) -> list[Case]:
+    """Return the cases of the battery that the implementation answers, with numbers throughout."""
+    found = []
+    for kind in ("step",) if plan.live else answers.impl.kinds:
+        for case in battery(plan, answers.impl, kind, BATTERY[kind]):
+            try:
+                rows = answers.observe(case)
+            except AdapterError:
+                continue
+            if all(np.isfinite(value).all() for row in rows for value in row.values()):
+                found.append(case)
+    return found
+
+
+def candidates(stem: str, plan: Plan, live: bool = False) -> Iterator[Candidate]:
+    """Yield the choices, the single defects, then the pairs, a choice beside a defect among them, then three defects.
+
+    `live`: those of the code around the method, too.
+    """
+    chosen = [
+        Candidate((), tag, tuple(settings.items()))
+        for tag, values in (plan.choices or {}).items()
+        for settings in values
+    ]
+    around = [Candidate(plumbing=(defect,)) for defect in plumbing.of(stem, descent=not plan.live)] if live else []
+    if live and not plan.live:
+        chosen += [Candidate((), "LIVE-C1", (("layer", layer),)) for layer in LAYERS]
+    yield from chosen
+    known = list(combinations(stem, 3)) if stem in DEFECTS else []
+    alone = [Candidate(defects) for defects in known if len(defects) == 1] + around
+    yield from alone
+    yield from (Candidate(defects) for defects in known if len(defects) == 2)
+    if plan.live:
+        yield from (
+            Candidate(plumbing=pair)
+            for pair in choose(plumbing.of(stem, descent=False), 2)
+            if pair[0].equation < pair[1].equation
+        )
+    for outer in around:
+        yield from (replace(outer, defects=defects) for defects in known if len(defects) == 1)
+    for one in alone:
+        for choice in chosen:
+            yield replace(choice, defects=one.defects, plumbing=one.plumbing)
+    yield from (Candidate(defects) for defects in known if len(defects) == 3)
+
+
+def behind(answers: Answers, plan: Plan, cases: Sequence[Case]) -> list[Candidate]:
+    """Return the candidates of a method with several departures and a descent with one more, if the cases are live.
+
+    What the network descends says nothing of the method: the method's departures are found without it, then its own.
+    """
+    live = [case for case in cases if case.live]
+    if plan.live or not any(name in answers.observe(case)[0] for case in live for name in judged(case, blind=True)):
+        return []
+    inner: list[Candidate] = []
+    for candidate in candidates(answers.impl.method, plan):
+        if inner and candidate.size > inner[0].size:
+            break
+        if candidate.size > 1 and fits(answers, cases, candidate, blind=True):
+            inner.append(candidate)
+    outer = [defect for defect in plumbing.of(answers.impl.method) if "descended" in defect.replaces]
+    both = [replace(one, plumbing=(defect,)) for one in inner for defect in outer]
+    return [candidate for candidate in both if fits(answers, cases, candidate)]
+
+
+def fits(answers: Answers, cases: Sequence[Case], candidate: Candidate, blind: bool = False) -> bool:
+    """Return whether the candidate gives all of the implementation's numbers on all cases.
+
+    Where the candidate has no answer itself, a case says nothing; of such there may be a third. `blind`: but for what
+    the network descends in live cases.
+    """
+    told, off = [], 0
+    for case in cases:
+        how = look(answers, case, candidate, blind)
+        off += how == "off"
+        if off == 2:  # of one, a jump may be the reason
+            return False
+        if how != "silent":
+            told.append(case)
+    if 3 * len(told) < 2 * len(cases):
+        return False
+    return all(first_departure(answers, case, candidate, blind) is None for case in told)
+
+
+def explains(answers: Answers, cases: Sequence[Case], candidate: Candidate) -> bool:
+    """Return whether the candidate, which fits, has an answer to some case where the implementation is wrong.
+
+    One that is silent on all of those gives the implementation's numbers only where they are right.
+    """
+    told = [case for case in cases if look(answers, case, candidate, blind=False) != "silent"]
+    return len(told) == len(cases) or not fits(answers, told, Candidate())
+
+
+def look(answers: Answers, case: Case, candidate: Candidate, blind: bool) -> Literal["off", "silent", "near"]:
+    """Return whether the case is off by more than any rounding explains, a jump apart, or has no answer.
+
+    Its first step is looked at first: most candidates are seen to be off there.
+    """
+    gross = max(GROSS, 2 * ROUNDINGS * answers.impl.eps)
+    names = judged(case, blind)
+    try:
+        with np.errstate(all="ignore"):
+            for steps in sorted({1, len(case.steps)}):
+                trial = under(answers, case, candidate, steps)
+                if len(trial.expected) < len(trial.got):
+                    return "silent"
+                if any(
+                    np.shape(value) != np.shape(got[name])
+                    or not within(got[name], value, np.asarray(gross * np.max(np.abs(value), initial=0.0)))
+                    for got, row in zip(trial.got, trial.expected, strict=False)
+                    for name, value in row.items()
+                    if name in got and name in names
+                ):
+                    return "off"
+    except FAULTS:
+        return "silent"
+    return "near"
+
+
+def judged(case: Case, blind: bool) -> tuple[str, ...]:
+    """Return the observables of a case, in tag order, if `blind` without what the network descends in a live one."""
+    return tuple(name for name in observed_names(case) if not (blind and case.live and name in DESCENTS))
+
+
+def first_departure(answers: Answers, case: Case, candidate: Candidate, blind: bool = False) -> str | None:
+    """Return the first observable, in tag order, in which the case departs from the candidate; None if none does."""
+    given = answers.observe(case)[0]
+    names = [name for name in judged(case, blind) if name in given]
+    try:
+        with np.errstate(all="ignore"):
+            trial = under(answers, case, candidate)
+            for name in names:
+                try:
+                    trial.matches(name)
+                except (Departure, Undecided, AdapterError):
+                    return name
+    except FAULTS:
+        return names[0]
+    return None
+
+
+def under(answers: Answers, case: Case, candidate: Candidate, steps: int | None = None) -> Trial:
+    """Return the trial of a case, with what the implementation answered, beside what the candidate says of it.
+
+    `steps`: of its first steps alone, if given.
+    """
+    method = changed(answers, case.method, candidate)
+    start = method.init(case.n_tasks)
+    state = adapted(case.state, start) if case.injected else start
+    first = replace(case, steps=case.steps[:steps])
+    trial = Trial(answers, around(replace(first.under(method), state=state), candidate))
+    trial.__dict__["got"] = answers.observe(case)[:steps]
+    return trial
+
+
+def around(case: Case, candidate: Candidate) -> Case:
+    """Return a live case with the candidate's plumbing and layer put in; any other case as it is."""
+    layer = dict(candidate.settings).get("layer")
+    if not case.live or not (candidate.plumbing or layer):
+        return case
+    steps = tuple(replumbed(problem, candidate.plumbing, layer) for problem in case.steps)
+    return replace(case, steps=steps, plumbing=candidate.plumbing)
+
+
+def replumbed(problem: Problem, plumbing: tuple[Defect, ...], layer: object) -> Problem:
+    """Return a live problem measured with `plumbing`, and read at another layer if one is given."""
+    if not isinstance(problem, LiveProblem):
+        return problem
+    changed = replace(problem, plumbing=plumbing, layer=problem.layer if layer is None else str(layer))
+    return changed.on(problem.live)
+
+
+def adapted(state: State, start: State) -> State:
+    """Return `state` with the fields of another kind, an optimiser's memory for one, as they are at the start."""
+    values = {field.name: (getattr(state, field.name), getattr(start, field.name)) for field in fields(start)}
+    kept = {
+        name: here if not isinstance(there, State) or type(here) is type(there) else there
+        for name, (here, there) in values.items()
+    }
+    return replace(start, **kept)
+
+
+def changed(answers: Answers, method: Method, candidate: Candidate) -> Method:
+    """Return the method with the candidate's settings and defects."""
+    if candidate.settings:
+        settings = {**vars(method), **dict(candidate.settings)}
+        fields = {name: settings[name] for name in hyper_parameters(method)}
+        method = replace(answers.impl, choices={}).specification(fields)
+    return variant(method, *candidate.defects) if candidate.defects else method
+
+
+def difference(answers: Answers, cases: Sequence[Case]) -> Diagnosis:
+    """Return the diagnosis of an implementation that no candidate explains: the first equation that differs."""
+    method = cases[0].method
+    everywhere = {"weights": method.start, "head_weights": method.heads, "direction": "MTL-1"}
+    tags = {**method.tags, **everywhere}
+    if any(case.live for case in cases):
+        tags = {
+            "losses": "LIVE-1",
+            "jacobian": "LIVE-2",
+            **tags,
+            "head_gradients": tags.get("head_gradients", "LIVE-4"),
+        }
+    given = {name for case in cases for name in answers.observe(case)[0]}
+    order = [name for name in tags if name in given]
+    off = {first_departure(answers, case, Candidate()) for case in cases} - {None}
+    name = next(name for name in order if name in off)
+    before = [f"{n} [{tags[n]}]" for n in order[: order.index(name)]]
+    unseen = [f"{n} [{tags[n]}]" for n in list(tags)[: list(tags).index(name)] if n not in given]
+    text = f"unknown; differs first at {name} [{tags[name]}]"
+    text += f"; {', '.join(before)} agree" if before else ""
+    text += f"; {', '.join(unseen)} not given" if unseen else ""
+    return Diagnosis("differs", text, (), tags[name])

@@ -1,0 +1,64 @@
+"""Outcomes: what an implementation that draws its own orders may answer.
+
+A draw holds one order a task, and each order acts on its own task's gradient alone. So the directions that a problem
+allows are the sums of one projected gradient a task: ((K − 1)!)^K of them, fewer where orders agree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import permutations
+from math import factorial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mtlref.conformance.problem import Problem
+from mtlref.notation import Array
+from mtlref.state import State
+
+MOST = 5000
+"""The most outcomes that are listed: (3!)⁴ for four tasks."""
+
+
+def projected(problem: Problem, state: State) -> Array:
+    """Return what each order makes of each task's gradient, (K, orders, D)."""
+    some = sample(problem)
+    orders = [list(permutations(row)) for row in some.tolist()]
+    answers = []
+    for rows in zip(*orders, strict=True):
+        drawn = replace(problem, draw=np.array(rows, dtype=np.intp).reshape(some.shape))
+        terms = drawn.step(state).terms
+        share = np.sum(terms["w"]) / np.sum(terms["coefficients"])
+        answers.append(share * np.asarray(terms["coefficients"]) @ problem.jacobian)
+    return np.stack(answers, axis=1)
+
+
+def directions(problem: Problem, state: State) -> Array:
+    """Return every direction that some draw gives, as often as draws give it, (outcomes, D)."""
+    found = np.zeros((1, problem.jacobian.shape[1]))
+    for rows in projected(problem, state):
+        found = (found[:, None, :] + rows[None, :, :]).reshape(-1, found.shape[1])
+    return found
+
+
+def count(problem: Problem) -> int:
+    """Return how many outcomes there are to list, which is no more than `MOST` where they can be."""
+    length: int = sample(problem).shape[1]
+    found: int = factorial(length) ** problem.n_tasks
+    return min(found, MOST + 1)
+
+
+def sample(problem: Problem) -> NDArray[Any]:
+    """Return one draw of the method, for the shape of its draws and what their rows hold."""
+    draw = problem.method.sample(np.random.default_rng(0), problem.n_tasks)
+    assert draw is not None
+    return draw
+
+
+def nearest(problem: Problem, state: State, direction: Array) -> Array:
+    """Return the outcome that is nearest to `direction`."""
+    found = directions(problem, state)
+    nearest: Array = found[int(np.argmin(np.max(np.abs(found - direction), axis=1)))]
+    return nearest
