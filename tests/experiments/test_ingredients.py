@@ -82,6 +82,13 @@ def test_the_stationary_sigma_is_the_root_of_the_loss(loss):
     assert abs(slope[0]) < 1e-15
 
 
+def test_the_sampling_error_is_that_of_many_draws():
+    """Of 10 σ from 100 normal errors each, the farthest is outside in at most about 5 % of 4000 repetitions."""
+    sigma = np.sqrt(np.mean(np.random.default_rng(13).standard_normal((4000, 10, 100)) ** 2, axis=2))
+    outside = np.mean(np.abs(sigma - 1).max(axis=1) > uw_regression.sampling_error(10))
+    assert 0.02 < outside < 0.08
+
+
 def test_sigma_goes_to_the_root_of_the_loss_where_the_network_can_move_no_more():
     """A small network and quick log-variances: σ meets the root of the mean loss within a few per cent."""
     experiment = uw_regression.UWRegression(
@@ -230,7 +237,8 @@ def test_a_tiny_sweep_of_all_methods_and_the_logs_that_an_audit_can_judge(tmp_pa
         "uncertainty",
         "dwa",
         "cov",
-        "dwa+gradnorm",
+        "gradnorm-slow",
+        "dwa+gradnorm-slow",
         "gradnorm+pe_ltr",
     ):
         audited = read_run(str(tmp_path / "logs" / f"{stem(arm, 0)}.csv"))
@@ -241,12 +249,13 @@ def test_without_the_clamp_gradnorm_s_weight_of_the_sum_falls_below_zero():
     """On the default data, within two epochs: what a combination refuses (COMB-3)."""
     pytest.importorskip("sklearn")
     experiment = multi_digits.MultiDigits(epochs=2)
-    _, settings = experiment.methods["dwa+gradnorm"]
-    settings["stages"][1] = {**settings["stages"][1], "negative": "keep"}
+    _, settings = experiment.methods["gradnorm+pe_ltr"]
+    settings["stages"][0] = {**settings["stages"][0], "negative": "keep"}
     with pytest.raises(DomainError, match=r"COMB-3 takes weights of at least 0, not gradnorm.weights\[2\]"):
-        experiment.run("dwa+gradnorm", 0)
-    settings["stages"][1]["negative"] = "clamp"
-    assert experiment.run("dwa+gradnorm", 0).metrics["share sum"] >= 0
+        experiment.run("gradnorm+pe_ltr", 0)
+    settings["stages"][0]["negative"] = "clamp"
+    metrics = experiment.run("gradnorm+pe_ltr", 0).metrics
+    assert 0 < metrics["all at 0"] <= metrics["sum at 0"] < 1
 
 
 def test_every_figure_can_be_drawn(tmp_path):
