@@ -120,7 +120,7 @@ class MultiDigits(Experiment):
     name: ClassVar[str] = "multi-digits"
     title: ClassVar[str] = "Two digits and their sum"
     source: ClassVar[str] = "scikit-learn's digits; Kurin et al., NeurIPS 2022; Lin et al., TMLR 2022"
-    seeds: ClassVar[int] = 12
+    seeds: ClassVar[int] = 10
 
     def needs(self) -> None:
         """Raise MissingExtraError without scikit-learn."""

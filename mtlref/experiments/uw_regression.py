@@ -74,7 +74,7 @@ class UWRegression(Experiment):
     name: ClassVar[str] = "uw-regression"
     title: ClassVar[str] = "Uncertainty Weighting's regressions"
     source: ClassVar[str] = "the authors' demonstration code of Kendall et al., CVPR 2018, arXiv 1705.07115"
-    seeds: ClassVar[int] = 5
+    seeds: ClassVar[int] = 3
 
     def __post_init__(self) -> None:
         if not self.window <= self.early <= self.epochs:
