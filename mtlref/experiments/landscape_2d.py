@@ -139,21 +139,25 @@ class Landscape2D(Experiment):
         for p in range(len(x)):
             for name, value in (("x1", x[p, 0]), ("x2", x[p, 1]), ("L1", L[p, 0]), ("L2", L[p, 1])):
                 metrics[f"start {p + 1} {name}"] = float(value)
+            arrived = [i for i, at in enumerate(path) if region(at[p]) == "Pareto set"]
+            if arrived:
+                metrics[f"start {p + 1} steps"] = float(arrived[0] * thin)
             metrics[f"start {p + 1} min-norm"] = float(np.sqrt(minimum_norm(J[p]).objective))
             curves |= {f"start {p + 1} x{i + 1}": [float(at[p, i]) for at in path] for i in range(2)}
         return Outcome(metrics, curves, _log(arm, log))
 
     def summary(self, runs: Sequence[Run]) -> Summary:
-        """Return where each method ends from each start, and what the sources say of it."""
+        """Return where each method ends from each start and when it is there, and what the sources say of it."""
         table, ends = [], {}
         for arm in self.arms:
             for p, start in enumerate(STARTS, 1):
                 mine = [run.metrics for run in runs if run.arm == arm]
                 x = [np.array([m[f"start {p} x1"], m[f"start {p} x2"]]) for m in mine]
                 ends[arm, p] = region(x[0])
-                row: dict[str, str | float] = {"arm": arm, "start": f"({start[0]:g}, {start[1]:g})"}
+                row: dict[str, str | float | None] = {"arm": arm, "start": f"({start[0]:g}, {start[1]:g})"}
                 row |= {name: mine[0][f"start {p} {name}"] for name in ("x1", "x2", "L1", "L2")}
                 row |= {"‖min-norm‖": mine[0][f"start {p} min-norm"], "ends in": ends[arm, p]}
+                row["steps"] = mine[0].get(f"start {p} steps")
                 row["share on the Pareto set"] = float(np.mean([region(end) == "Pareto set" for end in x]))
                 table.append(row)
         first = {arm: [ends[arm, p] for p in (1, 2, 3)] for arm in self.arms}
