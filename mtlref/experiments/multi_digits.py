@@ -234,6 +234,11 @@ class MultiDigits(Experiment):
             better, worse = different(scores, self.arms, j)
             says = f"no method has a score that is better than that of {name} weights ({source})"
             claims.append(Claim(says, not better, f"better: {_names(better)}; worse: {_names(worse)} (Holm, 5 %)"))
+        better, worse = different(scores, self.arms, self.arms.index("fixed"))
+        says = "no method has a score that is better than that of the fixed weights"
+        rest = _names([arm for arm in self.arms if arm not in (*better, *worse, "fixed")])
+        evidence = f"better: {_names(better)}; not different: {rest} (Holm, 5 %)"
+        claims.append(Claim(says, not better, evidence, published=False))
         if len(scores) > 1:
             p = friedman(scores)
             gap = critical_difference(len(self.arms), len(scores))

@@ -5,7 +5,7 @@ The authors' demonstration of Kendall et al., CVPR 2018. Page: derivations/exper
 x ~ N(0, 1), y_1 = 2x + 8 + 10 ε, y_2 = 3x + 3 + ε, 100 examples; one relu layer of 1024 and two affine heads; Adam
 for the network and for the log-variances, batches of 20. The demonstration stops after 2000 epochs and prints σ; here
 the training goes on, and σ is compared with what UW-3 says of a stationary point: σ_i² is the mean of L_i. One more
-arm has seed 0's data and the starts of all seeds, up to where the demonstration stops: how much a start counts.
+arm has seed 0's data and starts by the law of the demonstration's library, up to where the demonstration stops.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ PRINTED = (8.5875, 0.9198)
 N = 100
 """The number of examples."""
 
-SAME = " seed 0's data"
-"""The end of the name of the arm whose seeds have the data of seed 0 in common."""
+SAME = " as printed"
+"""The end of the name of the arm whose seeds have the data of seed 0 in common, and start by the library's law."""
 
 STATIONARY = 0.01
 """How far σ may be from the root of the mean loss: the page derives it from how far s still moves."""
@@ -85,7 +85,7 @@ class UWRegression(Experiment):
 
     @property
     def arms(self) -> tuple[str, ...]:
-        """The rates of the log-variances, and the first of them on seed 0's data."""
+        """The rates of the log-variances, and the first of them as the demonstration has it."""
         return (*self.by_rate, f"{self.by_rate[0]}{SAME}")
 
     @property
@@ -110,7 +110,7 @@ class UWRegression(Experiment):
         settings = {"optimiser": "adam", "lr": self.rates[0 if same else self.arms.index(arm)]}
         history = train(
             losses,
-            network.init(generator(seed, 0)),
+            (library_start if same else SharedTrunk.init)(network, generator(seed, 0)),
             batches,
             build("uncertainty", settings),
             Adam(self.lr),
@@ -151,9 +151,9 @@ class UWRegression(Experiment):
         allowed = sampling_error(ends.size)
         return [
             Claim(
-                f"the printed σ, {PRINTED[0]} and {PRINTED[1]}, lie among those of other starts on the same data",
+                f"the printed σ, {PRINTED[0]} and {PRINTED[1]}, lie where one more start on its data is expected",
                 all(abs(PRINTED[i - 1] - mean) <= half for i, (mean, half) in starts.items()),
-                "one more start is expected at " + " and ".join(f"{m:.3f} ± {h:.3f}" for m, h in starts.values()),
+                "that is at " + " and ".join(f"{m:.3f} ± {h:.3f}" for m, h in starts.values()),
             ),
             Claim(
                 f"at the end σ is the noise, 10 and 1, up to the sampling error of {N} examples, {allowed:.0%}",
@@ -216,6 +216,16 @@ class UWRegression(Experiment):
 
 
 EXPERIMENT = UWRegression
+
+
+def library_start(network: SharedTrunk, rng: np.random.Generator) -> Parameters[Array]:
+    """Return parameters by the law of PyTorch's linear layers: weights and biases uniform in ±1/√n, n inputs."""
+    layers = network.init(rng)
+    drawn: list[Array] = []
+    for W, b in zip(layers.flat[::2], layers.flat[1::2], strict=True):
+        bound = 1 / np.sqrt(len(W))
+        drawn += [rng.uniform(-bound, bound, array.shape) for array in (W, b)]
+    return layers.rebuilt(drawn)
 
 
 def sampling_error(many: int) -> float:

@@ -89,6 +89,15 @@ def test_the_sampling_error_is_that_of_many_draws():
     assert 0.02 < outside < 0.08
 
 
+def test_the_library_s_start_is_uniform_in_the_root_of_the_inputs():
+    network = SharedTrunk(9, (400,), (1, 3))
+    parameters = uw_regression.library_start(network, np.random.default_rng(14))
+    assert [array.shape for array in parameters.flat] == [(9, 400), (400,), (400, 1), (1,), (400, 3), (3,)]
+    for arrays, n in ((parameters.shared, 9), (sum(parameters.heads, ()), 400)):
+        drawn = np.concatenate([array.ravel() for array in arrays]) * np.sqrt(n)
+        assert stats.kstest(drawn, stats.uniform(-1, 2).cdf).pvalue > 0.01
+
+
 def test_sigma_goes_to_the_root_of_the_loss_where_the_network_can_move_no_more():
     """A small network and quick log-variances: σ meets the root of the mean loss within a few per cent."""
     experiment = uw_regression.UWRegression(
