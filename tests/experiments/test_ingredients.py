@@ -141,7 +141,25 @@ def test_the_models_have_about_as_many_parameters():
     experts, towers = 8 * (100 * 16 + 16), 2 * (16 * 8 + 8 + 8 + 1)
     assert sizes["omoe"] == experts + towers + 800
     assert sizes["mmoe"] == experts + towers + 1600
-    assert sizes["hmoe"] == experts + towers + 1600 + 400
+    assert sizes["hmoe"] == sizes["hmoe-free"] == experts + towers + 1600 + 400
+    assert sizes["hmoe-own"] == sizes["hmoe"] + 8 * 16 + 2 * (8 + 2)
+
+
+def test_the_own_start_gives_the_own_score_its_weight_at_every_input():
+    """Its relation logits are log 9 on the constant and 0 on all else; the other two start as the defaults do."""
+    parameters = mmoe_synthetic.started("hmoe-own", np.random.default_rng(15))
+    x = np.random.default_rng(16).standard_normal((5, 100))
+    seen = mmoe_synthetic.inputs("hmoe-own", x)
+    np.testing.assert_array_equal(seen, np.concatenate([x, np.ones((5, 1))], axis=1))
+    assert mmoe_synthetic.inputs("hmoe", x) is x
+    a = mmoe_synthetic.network_of("hmoe-own").terms(parameters, seen)["a"]
+    for k in (0, 1):
+        np.testing.assert_allclose(a[k].value[:, k], 0.9, rtol=1e-14)
+    assert not mmoe_synthetic.network_of("hmoe-free").constrained
+    for model in ("hmoe", "hmoe-free"):
+        flat = mmoe_synthetic.started(model, np.random.default_rng(17)).flat
+        expected = mmoe_synthetic.network_of("hmoe").init(np.random.default_rng(17)).flat
+        assert all(np.array_equal(found, wanted) for found, wanted in zip(flat, expected, strict=True))
 
 
 def test_a_tiny_sweep_of_the_models_runs_and_its_logs_pass_the_audit(tmp_path):
@@ -149,8 +167,8 @@ def test_a_tiny_sweep_of_the_models_runs_and_its_logs_pass_the_audit(tmp_path):
     with ThreadPoolExecutor(1) as executor:
         runs = sweep(experiment, 2, tmp_path, executor)
     summary = experiment.summary(runs)
-    assert len(summary.table) == 8
-    assert len(summary.claims) == 5
+    assert len(summary.table) == 12
+    assert len(summary.claims) == 7
     correlations = [run.metrics["label correlation"] for run in runs if run.arm == "p=1 mmoe"]
     assert min(correlations) > 0.9
     audited = read_run(str(tmp_path / "logs" / f"{stem('p=0 hmoe', 0)}.csv"))
