@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import combinations as choose
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -289,12 +289,16 @@ def replumbed(problem: Problem, plumbing: tuple[Defect, ...], layer: object) -> 
 
 def adapted(state: State, start: State) -> State:
     """Return `state` with the fields of another kind, an optimiser's memory for one, as they are at the start."""
-    values = {field.name: (getattr(state, field.name), getattr(start, field.name)) for field in fields(start)}
-    kept = {
-        name: here if not isinstance(there, State) or type(here) is type(there) else there
-        for name, (here, there) in values.items()
-    }
+    kept = {field.name: fitted(getattr(state, field.name), getattr(start, field.name)) for field in fields(start)}
     return replace(start, **kept)
+
+
+def fitted(here: Any, there: Any) -> Any:
+    """Return a field's value if it is of the kind that is wanted; else that of the start, `there`."""
+    if isinstance(there, tuple):
+        alike = isinstance(here, tuple) and len(here) == len(there)
+        return tuple(fitted(one, its) for one, its in zip(here, there, strict=True)) if alike else there
+    return there if isinstance(there, State) and type(here) is not type(there) else here
 
 
 def changed(answers: Answers, method: Method, candidate: Candidate) -> Method:

@@ -36,7 +36,9 @@ def permuted(case: Case) -> tuple[Case, NDArray[np.intp]]:
 
 
 def reordered(value: Any, order: NDArray[np.intp]) -> Any:
-    """Return a state with every array's tasks in another order."""
+    """Return a state, or states, with every array's tasks in another order."""
+    if isinstance(value, tuple):
+        return tuple(reordered(item, order) for item in value)
     if isinstance(value, State):
         return replace(value, **{field.name: reordered(getattr(value, field.name), order) for field in fields(value)})
     return value[order] if isinstance(value, np.ndarray) else value
