@@ -130,7 +130,8 @@ def asked(answers: Answers, plan: Plan) -> list[Case]:
 
 
 def candidates(stem: str, plan: Plan, live: bool = False) -> Iterator[Candidate]:
-    """Yield the choices, the single defects, then the pairs, a choice beside a defect among them, then three defects.
+    """Yield the choices, the single defects, then the pairs, a choice beside a defect among them, then three defects,
+    of a method whose plan wants so many at once.
 
     `live`: those of the code around the method, too.
     """
@@ -143,7 +144,7 @@ def candidates(stem: str, plan: Plan, live: bool = False) -> Iterator[Candidate]
     if live and not plan.live:
         chosen += [Candidate((), "LIVE-C1", (("layer", layer),)) for layer in LAYERS]
     yield from chosen
-    known = list(combinations(stem, 3)) if stem in DEFECTS else []
+    known = list(combinations(stem, plan.at_once)) if stem in DEFECTS else []
     alone = [Candidate(defects) for defects in known if len(defects) == 1] + around
     yield from alone
     yield from (Candidate(defects) for defects in known if len(defects) == 2)

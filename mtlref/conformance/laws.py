@@ -57,6 +57,13 @@ def scaled(case: Case, factor: float | Array) -> Case:
     return other(case, tuple(replace(problem, jacobian=problem.jacobian * column) for problem in case.steps))
 
 
+def orthogonal(case: Case) -> Case:
+    """Return the case with gradients of the same lengths along the axes of K dimensions."""
+    lengths = (np.linalg.norm(problem.jacobian, axis=1) for problem in case.steps)
+    rows = zip(case.steps, lengths, strict=True)
+    return other(case, tuple(replace(problem, jacobian=np.diag(length)) for problem, length in rows))
+
+
 def other(case: Case, steps: tuple[Any, ...], state: State | None = None) -> Case:
     """Return the case with other problems, and another state before them if one is given; no network gives them."""
     numbers = tuple(problem.bare() for problem in steps)

@@ -334,7 +334,7 @@ class Plan:
     inner products, whose rounding is relative to the largest; `decides`: whether the method's source says what a
     problem's answer is, and a type of that eps can hold it: other problems are left out; `rules`: whether,
     of those, a rule of the specification's own does, for implementations that declare to follow it; `live`: its
-    steps are networks, too.
+    steps are networks, too; `at_once`: how many of its defects the diagnosis tries together.
     """
 
     mandatory: str
@@ -350,6 +350,7 @@ class Plan:
     decides: Callable[[Problem, float], bool] = lambda problem, eps: True
     rules: Callable[[Problem, float], bool] = lambda problem, eps: False
     live: bool = False
+    at_once: int = 3
 
 
 # CONDITIONS

@@ -83,7 +83,7 @@ def judged(impl, diagnosed=True):
     found = session(impl)
     if not diagnosed:
         found.__dict__["diagnosis"] = Diagnosis("unknown", "unknown: not asked for")
-    key = (impl.method, tuple(impl.choices.items()), impl.step is None)
+    key = (impl.method, repr(impl.choices), impl.step is None)
     if key not in DRAWN:
         sizes, runner.SIZES = runner.SIZES, FEW
         try:

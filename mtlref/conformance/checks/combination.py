@@ -15,7 +15,7 @@ import numpy as np
 from mtlref.conformance.check import answering, check, replaying
 from mtlref.conformance.checks import pe_ltr
 from mtlref.conformance.checks.fixed import unequal, with_a_zero
-from mtlref.conformance.laws import permuted, rotated
+from mtlref.conformance.laws import orthogonal, permuted, rotated
 from mtlref.conformance.problem import Case, Problem
 from mtlref.conformance.strategies import Plan, cosines
 from mtlref.conformance.trial import Trial, Undecided
@@ -66,6 +66,7 @@ PLAN = Plan(
     most=4,
     matrixwise=True,
     decides=regular,
+    at_once=2,
 )  # fmt: skip
 """Every method as a stage, strengths of every kind, both aggregators and none, epochs of several steps and of one."""
 
@@ -253,13 +254,14 @@ def check_combination_pe_ltr_turns_weights_round(trial: Trial) -> None:
     last = aggregator(trial.case.method)
     if not isinstance(last, PELTR) or last.lagged or last.bounds is not None:
         raise Undecided
-    for t, (problem, row) in enumerate(zip(trial.case.steps, trial.expected, strict=False)):
-        A, loss_weights = problem.jacobian @ problem.jacobian.T, np.asarray(row["head_weights"])
-        if np.any(np.diag(np.diag(A)) != A) or not np.all(np.diag(A) > 0) or not np.all(loss_weights > 0):
+    again = trial.on(orthogonal(trial.case))
+    for t, (problem, row) in enumerate(zip(again.case.steps, again.expected, strict=False)):
+        loss_weights, lengths = np.asarray(row["head_weights"]), np.diag(problem.jacobian)
+        if not np.all(lengths > 0) or not np.all(loss_weights > 0):
             raise Undecided
-        share = 1 / (loss_weights**2 * np.diag(A))
-        w = len(A) * loss_weights * share / np.sum(share)
-        trial.equal("weights", t, trial.value("weights", t), w, "orthogonal gradients")
+        share = 1 / (loss_weights * lengths) ** 2
+        w = len(lengths) * loss_weights * share / np.sum(share)
+        again.equal("weights", t, again.value("weights", t), w, "orthogonal gradients")
 
 
 @check("head_weights", "direction", only="given")
