@@ -148,7 +148,7 @@ def candidates(stem: str, plan: Plan, live: bool = False) -> Iterator[Candidate]
     alone = [Candidate(defects) for defects in known if len(defects) == 1] + around
     yield from alone
     yield from (Candidate(defects) for defects in known if len(defects) == 2)
-    if plan.live:
+    if live and plan.live:
         yield from (
             Candidate(plumbing=pair)
             for pair in choose(plumbing.of(stem, descent=False), 2)

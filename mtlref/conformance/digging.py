@@ -22,6 +22,8 @@ def cases(plan: Plan, impl: Implementation, kind: Kind) -> SearchStrategy[Any]:
     """Return the strategy of the cases that `plan` wants for `impl`."""
     from hypothesis import strategies as st
 
+    if plan.make is not None:
+        return own_cases(plan, impl)
     if plan.live or kind == "live":
         return live_cases(plan, impl, kind)
     shapes = st.builds(
@@ -51,6 +53,21 @@ def live_cases(plan: Plan, impl: Implementation, kind: Kind) -> SearchStrategy[A
         st.integers(0, 2**32 - 1),
     )
     return drawn.filter(lambda case: case is not None)
+
+
+def own_cases(plan: Plan, impl: Implementation) -> SearchStrategy[Any]:
+    """Return the strategy of the cases that a method makes itself."""
+    from hypothesis import strategies as st
+
+    make = plan.make
+    assert make is not None
+    drawn = st.builds(
+        lambda settings, K, seed: make(specified(plan, impl, settings, K), K, seed, ""),
+        st.sampled_from(plan.settings),
+        st.sampled_from(sizes(plan, impl)),
+        st.integers(0, 2**32 - 1),
+    )
+    return drawn.filter(lambda case: case is not None and decided(plan, impl, case))
 
 
 def draw(strategy: SearchStrategy[Case], number: int, label: str) -> tuple[Case, ...]:

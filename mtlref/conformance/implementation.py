@@ -26,6 +26,7 @@ import numpy as np
 
 from mtlref.conformance import watchdog
 from mtlref.conformance.live import LAYERS, LiveRun, PerTaskGradients
+from mtlref.conformance.mixtures import HMoEPass
 from mtlref.conformance.problem import Case, Run, copied, following, same
 from mtlref.contract import Method
 from mtlref.methods import METHODS
@@ -47,8 +48,8 @@ LINES = 1000
 DTYPES = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 """The distance from 1 to the next number of each type."""
 
-SPECIFICATIONS: Mapping[str, type[Method]] = {**METHODS, "jacobian": PerTaskGradients}
-"""What can be judged, by its stem: the weighting methods, and the gradients that they start from."""
+SPECIFICATIONS: Mapping[str, type[Method]] = {**METHODS, "hmoe": HMoEPass, "jacobian": PerTaskGradients}
+"""What can be judged, by its stem: the weighting methods, a network, and the gradients that they start from."""
 
 EVERYWHERE = ("weights", "head_weights", "direction")
 """The observables of every method."""

@@ -306,7 +306,9 @@ def walked(
         rng = np.random.default_rng([seed, 1])
         shape = Shape(*(pick(items, axis, seed - first, rng) for axis, items in enumerate(axes)))
         name = f"{label} {seed - first}"
-        if plan.live or kind == "live":
+        if plan.make is not None:
+            case = plan.make(specified(plan, impl, shape.settings, shape.K), shape.K, seed, name)
+        elif plan.live or kind == "live":
             K = max(impl.least, (3, 4)[seed % 2])
             case = make_live(specified(plan, impl, shape.settings, K), K, seed, kind, impl.layer, name)
         else:
@@ -334,7 +336,8 @@ class Plan:
     inner products, whose rounding is relative to the largest; `decides`: whether the method's source says what a
     problem's answer is, and a type of that eps can hold it: other problems are left out; `rules`: whether,
     of those, a rule of the specification's own does, for implementations that declare to follow it; `live`: its
-    steps are networks, too; `at_once`: how many of its defects the diagnosis tries together.
+    steps are networks, too; `make`: how a case is made of the specification, K, a seed and a label, and `read`: of
+    the specification and a golden vector, its type and the test, where a method has problems of its own; `at_once`: how many of its defects the diagnosis tries together.
     """
 
     mandatory: str
@@ -350,6 +353,8 @@ class Plan:
     decides: Callable[[Problem, float], bool] = lambda problem, eps: True
     rules: Callable[[Problem, float], bool] = lambda problem, eps: False
     live: bool = False
+    make: Callable[[Method, int, int, str], Case | None] | None = None
+    read: Callable[[Method, str, Mapping[str, Any]], Case] | None = None
     at_once: int = 3
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mtlref.conformance.implementation import Implementation
+from mtlref.conformance.implementation import SPECIFICATIONS, Implementation
 from mtlref.conformance.problem import Case, Problem
 from mtlref.conformance.strategies import Plan, decided, specified
 from mtlref.contract import Method
@@ -34,14 +34,15 @@ def found(impl: Implementation, plan: Plan) -> Iterator[Case]:
     varied = {name for given in plan.settings for name in given}
     for group in load(impl.method)["groups"]:
         try:
-            method = build(impl.method, numbers(group["parameters"]))
+            method = build(impl.method, numbers(group["parameters"]), SPECIFICATIONS)
+            own = specified(plan, impl, {name: getattr(method, name) for name in varied}, 0)
         except MtlrefError:
             continue
-        if method != specified(plan, impl, {name: getattr(method, name) for name in varied}, 0):
+        if method != own:
             continue
         for test in group["tests"]:
             if test["result"] == "valid" and inside(test["input"]):
-                case = case_of(method, group["type"], test)
+                case = (plan.read or case_of)(method, group["type"], test)
                 if case.n_tasks >= impl.least:
                     yield case
 

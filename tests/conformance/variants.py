@@ -14,7 +14,9 @@ STEMS = [stem for stem in mtlref.METHODS if find_spec(f"mtlref.conformance.check
 """The methods that have checks."""
 
 FEW = {"step": 16, "run": 7}
-"""How many cases are drawn here: fewer than for a user, since a hundred variants are judged."""
+EACH = {"combination": 4}
+"""How many cases are drawn here: fewer than for a user, since a hundred variants are judged;
+and of how many golden vectors one, if not of two."""
 
 MIXED = {"likelihoods": ("gaussian", "softmax", "laplace"), "dimensions": (2, 1, 3)}
 DECAY, PREVIOUS, LOSS = {"decay": 0.7}, {"statistics": "previous"}, {"observed": "loss"}
@@ -71,10 +73,10 @@ DRAWN = {}
 """The cases that were drawn, by method and declaration: the same for all of its implementations."""
 
 
-def thinned(cases):
-    """Every other golden vector, and all cases that were drawn."""
+def thinned(cases, each):
+    """Of `each` golden vectors one, and all cases that were drawn."""
     vectors = [case for case in cases if case.label.startswith("vector")]
-    return (*vectors[::2], *cases[len(vectors) :])
+    return (*vectors[::each], *cases[len(vectors) :])
 
 
 def judged(impl, diagnosed=True):
@@ -87,7 +89,7 @@ def judged(impl, diagnosed=True):
     if key not in DRAWN:
         sizes, runner.SIZES = runner.SIZES, FEW
         try:
-            DRAWN[key] = {kind: thinned(found.cases(kind)) for kind in ("step", "run")}
+            DRAWN[key] = {kind: thinned(found.cases(kind), EACH.get(impl.method, 2)) for kind in ("step", "run")}
         finally:
             runner.SIZES = sizes
     found.drawn.update(DRAWN[key])

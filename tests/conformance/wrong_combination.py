@@ -96,15 +96,6 @@ def normalised(found, problem, state):
     return {**found, "direction": found["direction"] * length / np.linalg.norm(found["direction"])}
 
 
-def last_stage_alone(found, problem, state):
-    """Only the last loss-level stage counts."""
-    method = problem.method
-    one = type(method)(*method.stages[len(method.loss_level) - 1 :], epoch_steps=method.epoch_steps)
-    kept = type(state)(state.weights, state.loss_sums, state.steps, state.stages[len(method.loss_level) - 1 :])
-    out = one.step(kept, problem.losses, problem.jacobian, draw=problem.draw)
-    return {"head_weights": out.head_weights, "direction": out.weights @ problem.jacobian}
-
-
 def signs(found, problem, state):
     """Lengths in the sum of absolute values."""
     J = problem.jacobian
@@ -139,7 +130,6 @@ WRONG = [
     stepped(lambda w, p: (np.sqrt(w), w, p.jacobian), "the root of the weights on shared parameters"),
     stepped(lambda w, p: (w, w * p.losses, p.jacobian), "heads of weighted losses' logarithms"),
     spec(normalised, "the plain sum's length"),
-    spec(last_stage_alone, "the last stage alone"),
     spec(signs, "lengths of another norm"),
     spec(first_task_first, "the first task counts twice"),
     spec(reports_others, "reports others"),
