@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance import right, right_combination, right_gradients
+from tests.conformance import right, right_combination, right_gradients, right_hmoe
 from tests.conformance.variants import judged
 
 
-MODULES = [right, right_gradients, right_combination]
+MODULES = [right, right_gradients, right_combination, right_hmoe]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ STEMS = [stem for stem in mtlref.METHODS if find_spec(f"mtlref.conformance.check
 """The methods that have checks."""
 
 FEW = {"step": 16, "run": 7}
-EACH = {"combination": 4}
+EACH = {"combination": 4, "hmoe": 4}
 """How many cases are drawn here: fewer than for a user, since a hundred variants are judged;
 and of how many golden vectors one, if not of two."""
 

@@ -21,7 +21,7 @@ from mtlref.conformance.strategies import Plan, cosines
 from mtlref.conformance.trial import Trial, Undecided
 from mtlref.methods import DWA, PELTR, Combination, CoVWeighting, EqualWeights, FixedWeights, GradNorm, PCGrad, Stage
 from mtlref.methods import UncertaintyWeighting as Noise
-from mtlref.notation import Array
+from mtlref.notation import Array, DomainError
 
 PREVIOUS = CoVWeighting(statistics="previous")
 """A rate whose weights in use come from earlier steps alone."""
@@ -60,7 +60,7 @@ PLAN = Plan(
         {"stages": (PCGrad(),), "epoch_steps": None},
     ),
     together=("stages", "epoch_steps"),
-    dimensions=(5, 7, 3, 9, 2, 4),
+    dimensions=(5, 7, 9, 4, 2, 8),
     gradients=("generic", "conflicting", "orthogonal", "planar", "agreeing"),
     losses=("falling", "rising", "far from 1"),
     most=4,
@@ -252,9 +252,13 @@ def check_combination_adds_weighted_gradients_that_agree(trial: Trial) -> None:
 def check_combination_pe_ltr_turns_weights_round(trial: Trial) -> None:
     """COMB-7: orthogonal gradients have w_i ∝ 1/(λ_i ‖∇L_i‖²) under PE-LTR at once, without bounds."""
     last = aggregator(trial.case.method)
-    if not isinstance(last, PELTR) or last.lagged or last.bounds is not None:
-        raise Undecided
-    again = trial.on(orthogonal(trial.case))
+    if isinstance(last, PELTR) and not last.lagged and last.bounds is None:
+        again = trial.on(orthogonal(trial.case))
+    else:
+        loss_level, at_once = combined(trial).loss_level, PELTR(timing="same")
+        before = [*states(trial)[: len(loss_level)], at_once.init(trial.case.n_tasks)]
+        again = restaged(trial, [*loss_level, Stage(at_once)], before)
+        again = again.on(orthogonal(again.case))
     for t, (problem, row) in enumerate(zip(again.case.steps, again.expected, strict=False)):
         loss_weights, lengths = np.asarray(row["head_weights"]), np.diag(problem.jacobian)
         if not np.all(lengths > 0) or not np.all(loss_weights > 0):
@@ -308,8 +312,11 @@ def states(trial: Trial) -> tuple[Any, ...]:
 
 
 def restaged(trial: Trial, every: Sequence[Stage], before: Sequence[Any]) -> Trial:
-    """Return the trial of the same case for other stages, with their states."""
-    method = Combination(*every, epoch_steps=combined(trial).epoch_steps)
+    """Return the trial of the same case for other stages, with their states. Errors: Undecided if they are none."""
+    try:
+        method = Combination(*every, epoch_steps=combined(trial).epoch_steps)
+    except DomainError as error:  # an epoch for a stage that steps every time
+        raise Undecided from error
     state = replace(trial.case.state, stages=tuple(before))  # type: ignore[call-arg]
     return trial.on(replace(trial.case.under(method), state=state, label=""))
 

@@ -133,14 +133,12 @@ def check_hmoe_relation_gradients(trial: Trial) -> None:
 
 @check("d_towers")
 def check_hmoe_other_towers_get_an_exact_zero(trial: Trial) -> None:
-    """HMOE-3: the gradient of a loss in another scenario's tower is exactly 0."""
+    """HMOE-3: the gradient of a loss in another scenario's tower is exactly 0; in every tower where they are stacked."""
     if not choice(trial, "constrained"):
         raise Undecided
-    kept = trial.value("d_towers").copy()
-    if choice(trial, "mix") == "hidden" or choice(trial, "mode") == "stacked":
-        raise Undecided
+    stacked, kept = choice(trial, "mode") == "stacked", trial.value("d_towers").copy()
     for k, columns in enumerate(given(trial).towers_of):
-        kept[np.arange(len(kept)) != k, columns] = 0.0
+        kept[stacked | (np.arange(len(kept)) != k), columns] = 0.0
     exact(trial, "d_towers", kept, "other scenarios' towers")
 
 
