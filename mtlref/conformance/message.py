@@ -10,7 +10,6 @@ from mtlref.conformance.trial import Departure
 from mtlref.notation import Array
 from mtlref.settings import described
 
-
 WHOLE = ("direction", "head_gradients", "E")
 """The observables whose rows are not the tasks'."""
 

@@ -1,6 +1,7 @@
 """Passes of a mixture: HMoE's forward pass and the gradients of its losses, which somebody else's network repeats.
 
-A `Pass` holds the parameters, kind by kind, a batch, and the slope of each loss in its scenario's output. It is put to
+A `Pass` holds the parameters, kind by kind, a batch, and the slope of each loss in its scenario's output. It is put
+to
 
     Implementation("hmoe", name=…, step=step)        # step(given, state) -> {"out": …, "d_towers": …, "a": …}
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
@@ -68,13 +70,15 @@ class Pass(Given):
 
     def mapped(self, change: Callable[[Array], Array]) -> Pass:
         """Return the pass with every array changed."""
-        return replace(self, **{f.name: mapped(getattr(self, f.name), change) for f in fields(self) if f.name in PARTS})
+        return replace(
+            self, **{f.name: mapped(getattr(self, f.name), change) for f in fields(self) if f.name in PARTS}
+        )
 
     @property
     def towers_of(self) -> list[slice]:
         """The columns of `d_towers` that are each tower's."""
         ends = np.cumsum([0, *(sum(array.size for array in layers) for layers in self.towers)])
-        return [slice(int(a), int(b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        return [slice(int(a), int(b)) for a, b in pairwise(ends)]
 
 
 PARTS = ("experts", "gates", "relations", "towers", "x", "delta")
@@ -263,8 +267,9 @@ def drawn(method: HMoEPass, K: int, rng: np.random.Generator, B: int, size: floa
 
 def perceptron(rng: np.random.Generator, widths: tuple[int, ...]) -> Layers:
     """Return layers of these widths with biases that are not zero."""
-    pairs = zip(widths[:-1], widths[1:], strict=True)
-    return tuple(part for n, m in pairs for part in (rng.standard_normal((n, m)), 0.5 * rng.standard_normal(m)))
+    return tuple(
+        part for n, m in pairwise(widths) for part in (rng.standard_normal((n, m)), 0.5 * rng.standard_normal(m))
+    )
 
 
 def nearest_kink(given: Pass) -> float:

@@ -185,7 +185,7 @@ def settled(settings: Mapping[str, Any], K: int) -> dict[str, Any]:
     return {name: value(K) if callable(value) else value for name, value in settings.items()}
 
 
-def specified(plan: Plan, impl: Implementation, settings: Mapping[str, Any], K: int) -> Method:
+def method_of(plan: Plan, impl: Implementation, settings: Mapping[str, Any], K: int) -> Method:
     """Return the specification with the settings for K tasks, those that the declared ones leave free."""
     bound = plan.together if any(name in impl.settings() for name in plan.together) else ()
     return impl.specification({n: value for n, value in settled(settings, K).items() if n not in bound})
@@ -307,12 +307,12 @@ def walked(
         shape = Shape(*(pick(items, axis, seed - first, rng) for axis, items in enumerate(axes)))
         name = f"{label} {seed - first}"
         if plan.make is not None:
-            case = plan.make(specified(plan, impl, shape.settings, shape.K), shape.K, seed, name)
+            case = plan.make(method_of(plan, impl, shape.settings, shape.K), shape.K, seed, name)
         elif plan.live or kind == "live":
             K = max(impl.least, (3, 4)[seed % 2])
-            case = make_live(specified(plan, impl, shape.settings, K), K, seed, kind, impl.layer, name)
+            case = make_live(method_of(plan, impl, shape.settings, K), K, seed, kind, impl.layer, name)
         else:
-            case = make(specified(plan, impl, shape.settings, shape.K), shape, seed, kind, label=name)
+            case = make(method_of(plan, impl, shape.settings, shape.K), shape, seed, kind, label=name)
         if case is not None and decided(plan, impl, case):
             found.append(case)
     return found
@@ -337,7 +337,8 @@ class Plan:
     problem's answer is, and a type of that eps can hold it: other problems are left out; `rules`: whether,
     of those, a rule of the specification's own does, for implementations that declare to follow it; `live`: its
     steps are networks, too; `make`: how a case is made of the specification, K, a seed and a label, and `read`: of
-    the specification and a golden vector, its type and the test, where a method has problems of its own; `at_once`: how many of its defects the diagnosis tries together.
+    the specification and a golden vector, its type and the test, where a method has problems of its own; `at_once`:
+    how many of its defects the diagnosis tries together.
     """
 
     mandatory: str

@@ -10,7 +10,7 @@ import numpy as np
 
 from mtlref.conformance.implementation import SPECIFICATIONS, Implementation
 from mtlref.conformance.problem import Case, Problem
-from mtlref.conformance.strategies import Plan, decided, specified
+from mtlref.conformance.strategies import Plan, decided, method_of
 from mtlref.contract import Method
 from mtlref.notation import MtlrefError
 from mtlref.settings import build
@@ -35,7 +35,7 @@ def found(impl: Implementation, plan: Plan) -> Iterator[Case]:
     for group in load(impl.method)["groups"]:
         try:
             method = build(impl.method, numbers(group["parameters"]), SPECIFICATIONS)
-            own = specified(plan, impl, {name: getattr(method, name) for name in varied}, 0)
+            own = method_of(plan, impl, {name: getattr(method, name) for name in varied}, 0)
         except MtlrefError:
             continue
         if method != own:

@@ -25,7 +25,7 @@ BY_HAND = {
     "ignores_the_gradients_common_scale": "PE-LTR brings gradients to a common size first: an absolute ridge, below",
     "answers_every_problem": "a method with a defect answers: the check wants one that crashes, below",
     "replays_its_runs": "a method with a defect starts anew: the check wants one that does not, below",
-    "check_combination_permutes_with_the_tasks": "equations treat all tasks alike: the check wants one favoured, below",
+    "check_combination_permutes_with_the_tasks": "all equations treat tasks alike: it wants one favoured, below",
     "ignores_evaluations": "extra steps are no replaced equation: the check wants one that makes them, below",
 }
 """The checks that no listed defect has to fail, and why."""

@@ -10,7 +10,6 @@ import pytest
 from tests.conformance import right, right_combination, right_gradients, right_hmoe
 from tests.conformance.variants import judged
 
-
 MODULES = [right, right_gradients, right_combination, right_hmoe]
 
 

@@ -84,7 +84,11 @@ def spec(change, name):
 
     def step(problem, state):
         out = problem.step(state)
-        found = {"weights": out.weights, "head_weights": out.head_weights, "direction": out.weights @ problem.jacobian}
+        found = {
+            "weights": out.weights,
+            "head_weights": out.head_weights,
+            "direction": out.weights @ problem.jacobian,
+        }
         return change(found, problem, state)
 
     return Implementation("combination", name=name, step=step)
@@ -135,4 +139,3 @@ WRONG = [
     spec(reports_others, "reports others"),
 ]
 """Every one of them fails."""
-

@@ -112,7 +112,10 @@ def crashes(found, given):
 GRADIENTS = ("d_towers", "d_gates", "d_experts", "d_relations")
 
 WRONG = [
-    *(hmoe(kind.__name__, kind()) for kind in (Shortcut, OwnSlope, Neighbours, FirstTower, OwnScoreTwice, HardMixture)),
+    *(
+        hmoe(kind.__name__, kind())
+        for kind in (Shortcut, OwnSlope, Neighbours, FirstTower, OwnScoreTwice, HardMixture)
+    ),
     *(hmoe(kind.__name__, kind()) for kind in (Temperature, Guarded, LastGate, SquashedSlope)),
     changed("a mean over the batch", scaled(lambda given: 1 / len(given.x), *GRADIENTS)),
     changed("gradients over K", scaled(lambda given: 1 / given.n_tasks, *GRADIENTS)),

@@ -1,7 +1,7 @@
 """The checks of the combination. One that declares its `stages` is put to those; any other to a list of them.
 
-PE-LTR as the aggregator is left out where the gradients are affinely dependent, as it is alone (PELTR-C3). What PCGrad
-draws may be given, or drawn by the implementation itself: then its heads and its direction are judged.
+PE-LTR as the aggregator is left out where the gradients are affinely dependent, as it is alone (PELTR-C3). PCGrad's
+orders may be given, or drawn by the implementation itself: then its heads and its direction are judged.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def check_combination_does_not_mind_the_stages_order(trial: Trial) -> None:
     """COMB-4: the product is commutative: the order of the loss-level stages changes nothing."""
     method = combined(trial)
     M = len(method.loss_level)
-    turned = [*range(M)][::-1] + [*range(M, len(method.stages))]
+    turned = [*reversed(range(M)), *range(M, len(method.stages))]
     unchanged(trial, restaged(trial, [method.stages[m] for m in turned], [states(trial)[m] for m in turned]))
 
 

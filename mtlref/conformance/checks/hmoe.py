@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mtlref.conformance.check import answering, check
 from mtlref.conformance.mixtures import Pass, from_vector, make, of_pass
@@ -133,7 +134,7 @@ def check_hmoe_relation_gradients(trial: Trial) -> None:
 
 @check("d_towers")
 def check_hmoe_other_towers_get_an_exact_zero(trial: Trial) -> None:
-    """HMOE-3: the gradient of a loss in another scenario's tower is exactly 0; in every tower where they are stacked."""
+    """HMOE-3: the gradient of a loss in another scenario's tower is exactly 0, in every one if stacked."""
     if not choice(trial, "constrained"):
         raise Undecided
     stacked, kept = choice(trial, "mode") == "stacked", trial.value("d_towers").copy()
@@ -171,7 +172,7 @@ def check_hmoe_relation_gradients_do_not_see_the_mask(trial: Trial) -> None:
     for k, delta in enumerate(known.delta):
         slopes = [a[k, :, j] * np.sum(delta * (S[j] - out[k]), axis=1) for j in range(K)]
         own = known.x.T @ np.stack(slopes, axis=1)
-        blocks = [own if R == k or len(known.relations) == 1 else 0 * own for R in range(len(known.relations))]
+        blocks = [own if k == R or len(known.relations) == 1 else 0 * own for R in range(len(known.relations))]
         rows.append(np.concatenate([np.ravel(block) for block in blocks]))
     trial.equal("d_relations", 0, trial.value("d_relations"), rows, "a_kj δ_k·(S_j − out_k)", factor=2)
 
@@ -310,7 +311,7 @@ def same_widths(known: Pass) -> None:
         raise Undecided
 
 
-def rows(known: Pass, chosen: Array) -> Pass:
+def rows(known: Pass, chosen: NDArray[np.intp]) -> Pass:
     """Return the pass of some samples of its batch."""
     return replace(known, x=known.x[chosen], delta=tuple(delta[chosen] for delta in known.delta))
 
