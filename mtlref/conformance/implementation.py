@@ -7,7 +7,8 @@ An implementation is known by its method's stem and three functions, of which on
     live(live_run)       -> {"direction": [… a step], …}      a run on a network, whose gradients the code makes
 
 The names are those of the method's terms, and `weights`, `head_weights`, `direction`; of a live run also `losses`,
-`jacobian` and `head_gradients`. The method "jacobian" is the per-task gradients alone. Values are whatever NumPy can
+`jacobian` and `head_gradients`. The method "jacobian" is the per-task gradients alone, "hmoe" a
+network's pass. Values are whatever NumPy can
 read, or tensors with `detach`. Code that crashes, hangs, returns the wrong shapes or writes into its arguments is
 reported as that (`AdapterError`), and what it prints is kept for the report.
 """

@@ -14,9 +14,10 @@ STEMS = [stem for stem in mtlref.METHODS if find_spec(f"mtlref.conformance.check
 """The methods that have checks."""
 
 FEW = {"step": 16, "run": 7}
-EACH = {"combination": 4, "hmoe": 4}
+FEWER = {"combination": {"step": 12, "run": 4}, "hmoe": {"step": 7, "run": 0}}
+EACH = {"combination": 5, "hmoe": 5}
 """How many cases are drawn here: fewer than for a user, since a hundred variants are judged;
-and of how many golden vectors one, if not of two."""
+still fewer of those whose step takes long; and of how many golden vectors one, if not of two."""
 
 MIXED = {"likelihoods": ("gaussian", "softmax", "laplace"), "dimensions": (2, 1, 3)}
 DECAY, PREVIOUS, LOSS = {"decay": 0.7}, {"statistics": "previous"}, {"observed": "loss"}
@@ -87,7 +88,7 @@ def judged(impl, diagnosed=True):
         found.__dict__["diagnosis"] = Diagnosis("unknown", "unknown: not asked for")
     key = (impl.method, repr(impl.choices), impl.step is None)
     if key not in DRAWN:
-        sizes, runner.SIZES = runner.SIZES, FEW
+        sizes, runner.SIZES = runner.SIZES, FEWER.get(impl.method, FEW)
         try:
             DRAWN[key] = {kind: thinned(found.cases(kind), EACH.get(impl.method, 2)) for kind in ("step", "run")}
         finally:

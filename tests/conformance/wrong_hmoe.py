@@ -73,6 +73,13 @@ class LastGate(Wide):
         return gates[-1]
 
 
+class ShiftedShares(Wide):
+    """Each expert has the share of the one before."""
+
+    def gate(self, gates, k):
+        return np.roll(super().gate(gates, k), 1, axis=1)
+
+
 class SquashedSlope(Wide):
     """Probabilities in the slope, scores in the mixture."""
 
@@ -116,7 +123,7 @@ WRONG = [
         hmoe(kind.__name__, kind())
         for kind in (Shortcut, OwnSlope, Neighbours, FirstTower, OwnScoreTwice, HardMixture)
     ),
-    *(hmoe(kind.__name__, kind()) for kind in (Temperature, Guarded, LastGate, SquashedSlope)),
+    *(hmoe(kind.__name__, kind()) for kind in (Temperature, Guarded, LastGate, ShiftedShares, SquashedSlope)),
     changed("a mean over the batch", scaled(lambda given: 1 / len(given.x), *GRADIENTS)),
     changed("gradients over K", scaled(lambda given: 1 / given.n_tasks, *GRADIENTS)),
     changed("experts' gradients over K", scaled(lambda given: 1 / given.n_tasks, "d_experts")),
