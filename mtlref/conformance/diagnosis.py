@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import combinations as choose
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -152,7 +152,8 @@ def kept(plan: Plan, impl: Implementation, kind: CaseKind) -> list[Case]:
 
 
 def candidates(stem: str, plan: Plan, live: bool = False) -> Iterator[Candidate]:
-    """Yield the choices, the single defects, then the pairs, a choice beside a defect among them, then three defects.
+    """Yield the choices, the single defects, then the pairs, a choice beside a defect among them, then three defects,
+    of a method whose plan wants so many at once.
 
     `live`: those of the code around the method, too.
     """
@@ -165,11 +166,11 @@ def candidates(stem: str, plan: Plan, live: bool = False) -> Iterator[Candidate]
     if live and not plan.live:
         chosen += [Candidate((), "LIVE-C1", (("layer", layer),)) for layer in LAYERS]
     yield from chosen
-    known = list(combinations(stem, 3)) if stem in DEFECTS else []
+    known = list(combinations(stem, plan.at_once)) if stem in DEFECTS else []
     alone = [Candidate(defects) for defects in known if len(defects) == 1] + around
     yield from alone
     yield from (Candidate(defects) for defects in known if len(defects) == 2)
-    if plan.live:
+    if live and plan.live:
         yield from (
             Candidate(plumbing=pair)
             for pair in choose(plumbing.of(stem, descent=False), 2)
@@ -306,12 +307,16 @@ def replumbed(problem: Problem, plumbing: tuple[Defect, ...], layer: object) -> 
 
 def adapted(state: State, start: State) -> State:
     """Return `state` with the fields of another kind, an optimiser's memory for one, as they are at the start."""
-    values = {field.name: (getattr(state, field.name), getattr(start, field.name)) for field in fields(start)}
-    kept = {
-        name: here if not isinstance(there, State) or type(here) is type(there) else there
-        for name, (here, there) in values.items()
-    }
+    kept = {field.name: fitted(getattr(state, field.name), getattr(start, field.name)) for field in fields(start)}
     return replace(start, **kept)
+
+
+def fitted(here: Any, there: Any) -> Any:
+    """Return a field's value if it is of the kind that is wanted; else that of the start, `there`."""
+    if isinstance(there, tuple):
+        alike = isinstance(here, tuple) and len(here) == len(there)
+        return tuple(fitted(one, its) for one, its in zip(here, there, strict=True)) if alike else there
+    return there if isinstance(there, State) and type(here) is not type(there) else here
 
 
 def changed(answers: Answers, method: Method, candidate: Candidate) -> Method:

@@ -9,7 +9,8 @@ An implementation is known by its method's stem and three functions, of which on
 A run that yields is read at every step, before its buffers change; one that returns gives a list of such mappings, or
 one mapping from names to lists, and owes copies.
 The names are those of the method's terms, and `weights`, `head_weights`, `direction`; of a live run also `losses`,
-`jacobian` and `head_gradients`. The method "jacobian" is the per-task gradients alone. Values are whatever NumPy can
+`jacobian` and `head_gradients`. The method "jacobian" is the per-task gradients alone, "hmoe" a
+network's pass. Values are whatever NumPy can
 read, or tensors with `detach`. Code that crashes, hangs, returns the wrong shapes or writes into its arguments is
 reported as that (`AdapterError`), and what it prints is kept for the report.
 """
@@ -29,6 +30,7 @@ import numpy as np
 
 from mtlref.conformance import watchdog
 from mtlref.conformance.live import LAYERS, LiveRun, PerTaskGradients
+from mtlref.conformance.mixtures import HMoEPass
 from mtlref.conformance.problem import Case, Run, copied, following, same
 from mtlref.contract import Method
 from mtlref.methods import METHODS
@@ -50,8 +52,8 @@ LINES = 1000
 DTYPES = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 """The distance from 1 to the next number of each type."""
 
-SPECIFICATIONS: Mapping[str, type[Method]] = {**METHODS, "jacobian": PerTaskGradients}
-"""What can be judged, by its stem: the weighting methods, and the gradients that they start from."""
+SPECIFICATIONS: Mapping[str, type[Method]] = {**METHODS, "hmoe": HMoEPass, "jacobian": PerTaskGradients}
+"""What can be judged, by its stem: the weighting methods, a network, and the gradients that they start from."""
 
 EVERYWHERE = ("weights", "head_weights", "direction")
 """The observables of every method."""

@@ -68,6 +68,11 @@ class Live(Given):
         """K."""
         return len(self.kinds)
 
+    @property
+    def described(self) -> str:
+        """The network in words."""
+        return f"network {self.network.n_inputs} → {self.network.trunk} → {self.network.heads}, batch {len(self.x)}"
+
 
 @dataclass(frozen=True)
 class LiveRun(Given):

@@ -142,3 +142,48 @@ def gradients_of_a_framework():
         return {"losses": losses, "jacobian": rows}
 
     return Implementation("jacobian", name="autograd, task by task", step=step)
+
+
+def hmoe_in_a_framework():
+    import torch
+
+    def leaf(array):
+        return torch.tensor(array, requires_grad=True)
+
+    def mlp(layers, h):
+        for W, b in zip(layers[::2], layers[1::2], strict=True):
+            h = h @ W + b if b is layers[-1] else activation[phi](h @ W + b)
+        return h
+
+    activation, phi = {"tanh": torch.tanh, "relu": torch.relu}, "tanh"
+
+    def step(given, state):
+        nonlocal phi
+        phi, x = given.method.activation, torch.tensor(given.x)
+        experts, towers = ([[leaf(p) for p in layers] for layers in kind] for kind in (given.experts, given.towers))
+        gates, relations = ([leaf(p) for p in kind] for kind in (given.gates, given.relations))
+        E = torch.stack([activation[phi](mlp(layers, x)) for layers in experts], dim=1)
+        S = [
+            mlp(tower, (torch.softmax(x @ V, 1)[:, :, None] * E).sum(1))
+            for tower, V in zip(towers, gates, strict=True)
+        ]
+        out = []
+        for k, R in enumerate(relations):
+            a = torch.softmax(x @ R, 1)
+            seen = [score if j == k else score.detach() for j, score in enumerate(S)]
+            out.append(sum(a[:, j, None] * score for j, score in enumerate(seen)))
+        losses = [(torch.tensor(d) * o).sum() for d, o in zip(given.delta, out, strict=True)]
+        kinds = {
+            "d_experts": [p for layers in experts for p in layers],
+            "d_gates": gates,
+            "d_relations": relations,
+            "d_towers": [p for layers in towers for p in layers],
+        }
+        rows = {
+            name: [torch.autograd.grad(loss, kind, retain_graph=True, materialize_grads=True) for loss in losses]
+            for name, kind in kinds.items()
+        }
+        flat = {name: [torch.cat([g.ravel() for g in row]) for row in found] for name, found in rows.items()}
+        return {"out": out, "S": S, **flat}
+
+    return Implementation("hmoe", name="HMoE in torch", step=step)
