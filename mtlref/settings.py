@@ -49,12 +49,15 @@ def build(stem: str, settings: Mapping[str, object], methods: Mapping[str, type[
 
 
 def _stages(chosen: object) -> list[Stage]:
-    """Return the stages of a combination, each from a method's name or from an object."""
+    """Return the stages of a combination, each from a method's name, an object, or a stage or a method as it is."""
     if not isinstance(chosen, Sequence) or isinstance(chosen, str):
         message = f'stages = {chosen!r} must be a list such as ["dwa", {{"method": "gradnorm", "strength": 0.5}}]'
         raise DomainError(message, argument="stages", value=chosen)
     stages = []
     for given in chosen:
+        if isinstance(given, Stage | Method):
+            stages.append(given if isinstance(given, Stage) else Stage(given))
+            continue
         options = dict(given) if isinstance(given, Mapping) else {"method": given}
         name, strength = options.pop("method", None), options.pop("strength", 1.0)
         stages.append(Stage(build(str(name), options), strength))

@@ -89,8 +89,9 @@ def set_against(log: Log, rows: NDArray[np.intp]) -> Array:
     for at in (np.zeros_like(rows), np.maximum(rows - 1, 0)):
         before = np.abs(log.losses[at])
         usable = np.isfinite(before) & (before > 0) & (L > 0)
-        share = known.of(before) * L / np.where(usable, before * known.of(L), 1.0)
-        factor = np.where(usable, np.maximum(factor, share), factor)
+        with np.errstate(all="ignore"):  # a share that leaves the range is no number, and changes nothing
+            share = known.of(before) / before / (known.of(L) / L)
+        factor = np.where(usable & np.isfinite(share), np.maximum(factor, share), factor)
     return factor
 
 

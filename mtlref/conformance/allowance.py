@@ -97,7 +97,10 @@ def moved_problem(problem: Problem, rng: np.random.Generator, by: float, matrixw
 
 
 def moved(value: Any, rng: np.random.Generator, by: float) -> Any:
-    """Return the arrays of a state, or an array, with every entry moved by a share `by` of itself, up or down."""
+    """Return the arrays of a state or of states, or an array, with every entry moved by a share `by` of itself,
+    up or down."""
+    if isinstance(value, tuple):
+        return tuple(moved(item, rng, by) for item in value)
     if isinstance(value, State):
         return replace(value, **{field.name: moved(getattr(value, field.name), rng, by) for field in fields(value)})
     if isinstance(value, np.ndarray):

@@ -15,7 +15,7 @@ from mtlref.conformance.allowance import plain
 from mtlref.conformance.implementation import EVERYWHERE, AdapterError, observed_names
 from mtlref.conformance.problem import Case
 from mtlref.conformance.runner import Session
-from mtlref.conformance.strategies import Shape, battery, decided, make, settled, sizes
+from mtlref.conformance.strategies import Shape, battery, decided, make, method_of, sizes
 from mtlref.conformance.trial import Trial
 from mtlref.drawing import COLOURS, Axes, departure, plot
 from mtlref.notation import Array
@@ -83,7 +83,7 @@ def long_case(session: Session) -> Case:
     K = min(sizes(plan, impl), key=lambda K: abs(K - 3))
     D = min(plan.dimensions, key=lambda D: abs(D - 5))
     shape = Shape(plan.settings[0], K, D, plan.gradients[0], plan.losses[0], 0)
-    method = impl.specification(settled(shape.settings, K))
+    method = method_of(plan, impl, shape.settings, K)
     for seed in range(SEEDS):
         case = make(method, shape, seed, "run", f"long run {seed}", LONG)
         if case is not None and decided(plan, impl, case):

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import combinations as choose
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from mtlref.conformance.allowance import ROUNDINGS
-from mtlref.conformance.implementation import AdapterError, Answers, observed_names
+from mtlref.conformance.implementation import AdapterError, Answers, Implementation, observed_names
 from mtlref.conformance.live import LAYERS, LiveProblem
 from mtlref.conformance.problem import Case, Problem
 from mtlref.conformance.strategies import Kind as CaseKind
@@ -88,7 +88,17 @@ class Diagnosis:
 
 
 def diagnose(answers: Answers, plan: Plan) -> Diagnosis:
-    """Return the diagnosis of an implementation that has failed a check."""
+    """Return the diagnosis of an implementation that has failed a check, and which arrays its steps share."""
+    found = explained(answers, plan)
+    if not answers.shared:
+        return found
+    names = " and ".join(sorted(answers.shared))
+    text = f"{names}: one array at every step of a run; if it is altered in place, yield each step or give copies"
+    return replace(found, text=f"{text}. As it stands: {found.text}")
+
+
+def explained(answers: Answers, plan: Plan) -> Diagnosis:
+    """Return what explains the numbers on the battery."""
     cases = asked(answers, plan)
     if not cases:
         return Diagnosis("unknown", "unknown: the implementation answers none of the battery's cases")
@@ -119,7 +129,7 @@ def asked(answers: Answers, plan: Plan) -> list[Case]:
     """Return the cases of the battery that the implementation answers, with numbers throughout."""
     found = []
     for kind in ("step",) if plan.live else answers.impl.kinds:
-        for case in battery(plan, answers.impl, kind, BATTERY[kind]):
+        for case in kept(plan, answers.impl, kind):
             try:
                 rows = answers.observe(case)
             except AdapterError:
@@ -129,8 +139,21 @@ def asked(answers: Answers, plan: Plan) -> list[Case]:
     return found
 
 
+KEPT: dict[tuple[str, str, str, CaseKind, bool], list[Case]] = {}
+"""The batteries that have been made: those of one declaration are the same."""
+
+
+def kept(plan: Plan, impl: Implementation, kind: CaseKind) -> list[Case]:
+    """Return the battery of what an implementation declares."""
+    key = (impl.method, impl.dtype, repr(sorted(impl.choices.items())), kind, plan.live)
+    if key not in KEPT:
+        KEPT[key] = battery(plan, impl, kind, BATTERY[kind])
+    return KEPT[key]
+
+
 def candidates(stem: str, plan: Plan, live: bool = False) -> Iterator[Candidate]:
-    """Yield the choices, the single defects, then the pairs, a choice beside a defect among them, then three defects.
+    """Yield the choices, the single defects, then the pairs, a choice beside a defect among them, then three defects,
+    of a method whose plan wants so many at once.
 
     `live`: those of the code around the method, too.
     """
@@ -143,11 +166,11 @@ def candidates(stem: str, plan: Plan, live: bool = False) -> Iterator[Candidate]
     if live and not plan.live:
         chosen += [Candidate((), "LIVE-C1", (("layer", layer),)) for layer in LAYERS]
     yield from chosen
-    known = list(combinations(stem, 3)) if stem in DEFECTS else []
+    known = list(combinations(stem, plan.at_once)) if stem in DEFECTS else []
     alone = [Candidate(defects) for defects in known if len(defects) == 1] + around
     yield from alone
     yield from (Candidate(defects) for defects in known if len(defects) == 2)
-    if plan.live:
+    if live and plan.live:
         yield from (
             Candidate(plumbing=pair)
             for pair in choose(plumbing.of(stem, descent=False), 2)
@@ -211,27 +234,26 @@ def explains(answers: Answers, cases: Sequence[Case], candidate: Candidate) -> b
 def look(answers: Answers, case: Case, candidate: Candidate, blind: bool) -> Literal["off", "silent", "near"]:
     """Return whether the case is off by more than any rounding explains, a jump apart, or has no answer.
 
-    Its first step is looked at first: most candidates are seen to be off there.
+    Its steps are taken in turn up to the first that is off: of most candidates, the first of all.
     """
     gross = max(GROSS, 2 * ROUNDINGS * answers.impl.eps)
     names = judged(case, blind)
+    told = 0
     try:
         with np.errstate(all="ignore"):
-            for steps in sorted({1, len(case.steps)}):
-                trial = under(answers, case, candidate, steps)
-                if len(trial.expected) < len(trial.got):
-                    return "silent"
+            trial = under(answers, case, candidate)
+            for got, row in zip(trial.got, trial.expected if candidate.plumbing else trial.rows(), strict=False):
                 if any(
                     np.shape(value) != np.shape(got[name])
                     or not within(got[name], value, np.asarray(gross * np.max(np.abs(value), initial=0.0)))
-                    for got, row in zip(trial.got, trial.expected, strict=False)
                     for name, value in row.items()
                     if name in got and name in names
                 ):
                     return "off"
+                told += 1
     except FAULTS:
         return "silent"
-    return "near"
+    return "near" if told == len(trial.got) else "silent"
 
 
 def judged(case: Case, blind: bool) -> tuple[str, ...]:
@@ -256,17 +278,13 @@ def first_departure(answers: Answers, case: Case, candidate: Candidate, blind: b
     return None
 
 
-def under(answers: Answers, case: Case, candidate: Candidate, steps: int | None = None) -> Trial:
-    """Return the trial of a case, with what the implementation answered, beside what the candidate says of it.
-
-    `steps`: of its first steps alone, if given.
-    """
+def under(answers: Answers, case: Case, candidate: Candidate) -> Trial:
+    """Return the trial of a case, with what the implementation answered, beside what the candidate says of it."""
     method = changed(answers, case.method, candidate)
     start = method.init(case.n_tasks)
     state = adapted(case.state, start) if case.injected else start
-    first = replace(case, steps=case.steps[:steps])
-    trial = Trial(answers, around(replace(first.under(method), state=state), candidate))
-    trial.__dict__["got"] = answers.observe(case)[:steps]
+    trial = Trial(answers, around(replace(case.under(method), state=state), candidate))
+    trial.__dict__["got"] = answers.observe(case)
     return trial
 
 
@@ -289,12 +307,16 @@ def replumbed(problem: Problem, plumbing: tuple[Defect, ...], layer: object) -> 
 
 def adapted(state: State, start: State) -> State:
     """Return `state` with the fields of another kind, an optimiser's memory for one, as they are at the start."""
-    values = {field.name: (getattr(state, field.name), getattr(start, field.name)) for field in fields(start)}
-    kept = {
-        name: here if not isinstance(there, State) or type(here) is type(there) else there
-        for name, (here, there) in values.items()
-    }
+    kept = {field.name: fitted(getattr(state, field.name), getattr(start, field.name)) for field in fields(start)}
     return replace(start, **kept)
+
+
+def fitted(here: Any, there: Any) -> Any:
+    """Return a field's value if it is of the kind that is wanted; else that of the start, `there`."""
+    if isinstance(there, tuple):
+        alike = isinstance(here, tuple) and len(here) == len(there)
+        return tuple(fitted(one, its) for one, its in zip(here, there, strict=True)) if alike else there
+    return there if isinstance(there, State) and type(here) is not type(there) else here
 
 
 def changed(answers: Answers, method: Method, candidate: Candidate) -> Method:

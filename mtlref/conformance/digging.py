@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mtlref.conformance.problem import Case
-from mtlref.conformance.strategies import LIVE_TASKS, Kind, Plan, Shape, decided, make, make_live, settled, sizes
+from mtlref.conformance.strategies import LIVE_TASKS, Kind, Plan, Shape, decided, make, make_live, method_of, sizes
 from mtlref.notation import MissingExtraError
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ def cases(plan: Plan, impl: Implementation, kind: Kind) -> SearchStrategy[Any]:
     """Return the strategy of the cases that `plan` wants for `impl`."""
     from hypothesis import strategies as st
 
+    if plan.make is not None:
+        return own_cases(plan, impl)
     if plan.live or kind == "live":
         return live_cases(plan, impl, kind)
     shapes = st.builds(
@@ -34,7 +36,7 @@ def cases(plan: Plan, impl: Implementation, kind: Kind) -> SearchStrategy[Any]:
         before=st.integers(0, 0 if kind == "run" else 3),
     )
     return st.builds(
-        lambda shape, seed: make(impl.specification(settled(shape.settings, shape.K)), shape, seed, kind),
+        lambda shape, seed: make(method_of(plan, impl, shape.settings, shape.K), shape, seed, kind),
         shapes,
         st.integers(0, 2**32 - 1),
     ).filter(lambda case: case is not None and decided(plan, impl, case))
@@ -45,12 +47,27 @@ def live_cases(plan: Plan, impl: Implementation, kind: Kind) -> SearchStrategy[A
     from hypothesis import strategies as st
 
     drawn = st.builds(
-        lambda settings, K, seed: make_live(impl.specification(settled(settings, K)), K, seed, kind, impl.layer),
+        lambda settings, K, seed: make_live(method_of(plan, impl, settings, K), K, seed, kind, impl.layer),
         st.sampled_from(plan.settings),
         st.sampled_from([K for K in sizes(plan, impl) if K in LIVE_TASKS]),
         st.integers(0, 2**32 - 1),
     )
     return drawn.filter(lambda case: case is not None)
+
+
+def own_cases(plan: Plan, impl: Implementation) -> SearchStrategy[Any]:
+    """Return the strategy of the cases that a method makes itself."""
+    from hypothesis import strategies as st
+
+    make = plan.make
+    assert make is not None
+    drawn = st.builds(
+        lambda settings, K, seed: make(method_of(plan, impl, settings, K), K, seed, ""),
+        st.sampled_from(plan.settings),
+        st.sampled_from(sizes(plan, impl)),
+        st.integers(0, 2**32 - 1),
+    )
+    return drawn.filter(lambda case: case is not None and decided(plan, impl, case))
 
 
 def draw(strategy: SearchStrategy[Case], number: int, label: str) -> tuple[Case, ...]:

@@ -3,11 +3,14 @@
 An implementation is known by its method's stem and three functions, of which one is enough:
 
     step(problem, state) -> {"w_next": …, "target": …}        any state can be put in
-    run(run)             -> {"w_next": [… a step], …}         for code that keeps its state to itself
-    live(live_run)       -> {"direction": [… a step], …}      a run on a network, whose gradients the code makes
+    run(run)             -> yields {"w_next": …} a step       for code that keeps its state to itself
+    live(live_run)       -> yields {"direction": …} a step    a run on a network, whose gradients the code makes
 
+A run that yields is read at every step, before its buffers change; one that returns gives a list of such mappings, or
+one mapping from names to lists, and owes copies.
 The names are those of the method's terms, and `weights`, `head_weights`, `direction`; of a live run also `losses`,
-`jacobian` and `head_gradients`. The method "jacobian" is the per-task gradients alone. Values are whatever NumPy can
+`jacobian` and `head_gradients`. The method "jacobian" is the per-task gradients alone, "hmoe" a
+network's pass. Values are whatever NumPy can
 read, or tensors with `detach`. Code that crashes, hangs, returns the wrong shapes or writes into its arguments is
 reported as that (`AdapterError`), and what it prints is kept for the report.
 """
@@ -15,8 +18,9 @@ reported as that (`AdapterError`), and what it prints is kept for the report.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +30,7 @@ import numpy as np
 
 from mtlref.conformance import watchdog
 from mtlref.conformance.live import LAYERS, LiveRun, PerTaskGradients
+from mtlref.conformance.mixtures import HMoEPass
 from mtlref.conformance.problem import Case, Run, copied, following, same
 from mtlref.contract import Method
 from mtlref.methods import METHODS
@@ -47,8 +52,8 @@ LINES = 1000
 DTYPES = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 """The distance from 1 to the next number of each type."""
 
-SPECIFICATIONS: Mapping[str, type[Method]] = {**METHODS, "jacobian": PerTaskGradients}
-"""What can be judged, by its stem: the weighting methods, and the gradients that they start from."""
+SPECIFICATIONS: Mapping[str, type[Method]] = {**METHODS, "hmoe": HMoEPass, "jacobian": PerTaskGradients}
+"""What can be judged, by its stem: the weighting methods, a network, and the gradients that they start from."""
 
 EVERYWHERE = ("weights", "head_weights", "direction")
 """The observables of every method."""
@@ -63,6 +68,7 @@ SCALED = ("weights", "head_weights", "direction", "head_gradients", "w", "w_next
 """The observables that a declared `scale` multiplies."""
 
 Observables = Mapping[str, Array]
+Trajectory = Mapping[str, Any] | Sequence[Mapping[str, Any]] | Iterator[Mapping[str, Any]]
 Fault = Literal["crashed", "hung", "shape", "names", "wrote", "flaky"]
 
 
@@ -92,8 +98,8 @@ class Implementation:
     method: str
     name: str = field(kw_only=True)
     step: Callable[..., Mapping[str, Any]] | None = field(default=None, kw_only=True)
-    run: Callable[..., Mapping[str, Any]] | None = field(default=None, kw_only=True)
-    live: Callable[..., Mapping[str, Any]] | None = field(default=None, kw_only=True)
+    run: Callable[..., Trajectory] | None = field(default=None, kw_only=True)
+    live: Callable[..., Trajectory] | None = field(default=None, kw_only=True)
     choices: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
     dtype: str = field(default="float64", kw_only=True)
 
@@ -175,7 +181,8 @@ def observed_names(case: Case) -> tuple[str, ...]:
 class Answers:
     """What an implementation has answered: `observe` asks it, once a case that has a label, answered or not.
 
-    `printed`: the first lines of its output; `hung`: how many calls have not come back.
+    `printed`: the first lines of its output; `hung`: how many calls have not come back; `shared`: the observables
+    that are one array at every step of a run, whose earlier values are lost if it is altered in place.
     """
 
     impl: Implementation
@@ -185,6 +192,7 @@ class Answers:
     """The trials of labelled cases, kept for all checks by the case's identity; they keep the cases."""
     printed: list[str] = field(default_factory=list)
     hung: int = 0
+    shared: set[str] = field(default_factory=set)
     known: dict[int, tuple[Case, list[dict[str, Array]] | AdapterError]] = field(default_factory=dict)
 
     def observe(self, case: Case) -> list[dict[str, Array]]:
@@ -227,11 +235,20 @@ class Answers:
 
     def _run(self, case: Case) -> list[dict[str, Array]]:
         asked = tuple(problem.asked for problem in case.steps)
-        given = (self.impl.live, LiveRun(asked)) if case.live else (self.impl.run, Run(asked))
-        door = "live" if case.live else "run"
-        found = mapping(self.called(*given), door)
-        columns = {name: column(door, name, values, len(case.steps)) for name, values in found.items()}
-        return [self.row(case, {name: values[t] for name, values in columns.items()}) for t in range(len(case.steps))]
+        door, T = ("live", len(asked)) if case.live else ("run", len(asked))
+        function = self.impl.live if case.live else self.impl.run
+        assert function is not None
+        found = self.called(partial(read, function, door, T), LiveRun(asked) if case.live else Run(asked))
+        if not isinstance(found, Sequence):
+            columns = {name: column(door, name, values, T) for name, values in mapping(found, door).items()}
+            found = [{name: values[t] for name, values in columns.items()} for t in range(T)]
+        if len(found) != T:
+            many = "more" if len(found) > T else str(len(found))
+            raise AdapterError("shape", f"{door} gives {many} mappings for {T} steps")
+        rows = [mapping(row, door) for row in found]
+        if T > 1:
+            self.shared |= {name for name in rows[0] if len({place(row.get(name)) for row in rows}) == 1}
+        return [self.row(case, row) for row in rows]
 
     def _steps(self, case: Case) -> list[dict[str, Array]]:
         rows: list[dict[str, Array]] = []
@@ -258,11 +275,32 @@ class Answers:
         if outcome.hung:
             self.hung += 1
             raise AdapterError("hung", f"{name} has not answered after {PATIENCE:g} seconds")
+        if isinstance(outcome.error, AdapterError):
+            raise outcome.error.with_traceback(None)
         if outcome.error is not None:
             raise AdapterError("crashed", f"{name} raised {crash(outcome.error)}") from outcome.error
         if not same(given, tuple(arguments)):
             raise AdapterError("wrote", f"{name} wrote into its arguments")
         return outcome.value
+
+
+def read(function: Callable[..., Trajectory], door: str, steps: int, run: Any) -> Any:
+    """Return what `function(run)` returns; of one that yields, a mapping a step, read as it comes.
+
+    Errors: AdapterError.
+    """
+    found = function(run)
+    if not isinstance(found, Iterator):
+        return found
+    rows = (mapping(row, door) for row in islice(found, steps + 1))
+    return [{name: numeric(name, value) for name, value in row.items()} for row in rows]
+
+
+def place(value: Any) -> object:
+    """Return where an array or a tensor keeps its numbers; something of its own for whatever cannot be altered."""
+    if isinstance(value, np.ndarray):
+        return value.__array_interface__["data"][0]
+    return value.data_ptr() if hasattr(value, "data_ptr") else object()
 
 
 def mapping(found: Any, door: str) -> Mapping[str, Any]:

@@ -36,7 +36,9 @@ def permuted(case: Case) -> tuple[Case, NDArray[np.intp]]:
 
 
 def reordered(value: Any, order: NDArray[np.intp]) -> Any:
-    """Return a state with every array's tasks in another order."""
+    """Return a state, or states, with every array's tasks in another order."""
+    if isinstance(value, tuple):
+        return tuple(reordered(item, order) for item in value)
     if isinstance(value, State):
         return replace(value, **{field.name: reordered(getattr(value, field.name), order) for field in fields(value)})
     return value[order] if isinstance(value, np.ndarray) else value
@@ -53,6 +55,13 @@ def scaled(case: Case, factor: float | Array) -> Case:
     """Return the case with its gradients times a number, or each task's times a number of its own."""
     column = np.reshape(factor, (-1, 1))
     return other(case, tuple(replace(problem, jacobian=problem.jacobian * column) for problem in case.steps))
+
+
+def orthogonal(case: Case) -> Case:
+    """Return the case with gradients of the same lengths along the axes of K dimensions."""
+    lengths = (np.linalg.norm(problem.jacobian, axis=1) for problem in case.steps)
+    rows = zip(case.steps, lengths, strict=True)
+    return other(case, tuple(replace(problem, jacobian=np.diag(length)) for problem, length in rows))
 
 
 def other(case: Case, steps: tuple[Any, ...], state: State | None = None) -> Case:

@@ -68,6 +68,11 @@ class Live(Given):
         """K."""
         return len(self.kinds)
 
+    @property
+    def described(self) -> str:
+        """The network in words."""
+        return f"network {self.network.n_inputs} → {self.network.trunk} → {self.network.heads}, batch {len(self.x)}"
+
 
 @dataclass(frozen=True)
 class LiveRun(Given):
@@ -189,12 +194,12 @@ class LiveProblem(Problem):
         found = plumbed(measured(self.live), replace(self.live, weights=weights_of(state)), self.plumbing)
         return replace(self, losses=found.losses, jacobian=found.jacobian, heads=found.heads)
 
-    def observables(self, state: State) -> Mapping[str, Any]:
-        """Return every observable of the step: those of the method, and what the network's parts descend."""
+    def taken(self, state: State) -> tuple[Step, Mapping[str, Any]]:
+        """Return the step, and every observable: those of the method, and what the network's parts descend."""
         out, known = self.step(state), self.with_weights(state)
         descents = head_descents(out.head_weights, known.heads)
         own = {"losses": known.losses, "jacobian": known.jacobian, "head_gradients": descents}
-        return {**observables(out, known.jacobian), **own}
+        return out, {**observables(out, known.jacobian), **own}
 
     def moved(self, rng: np.random.Generator, by: float) -> Problem:
         """Return the problem with the network's parameters, inputs and targets moved by a share `by` of

@@ -10,16 +10,22 @@ from mtlref.conformance.trial import Departure
 from mtlref.notation import Array
 from mtlref.settings import described
 
+WHOLE = ("direction", "head_gradients", "E")
+"""The observables whose rows are not the tasks'."""
+
+PAGES = {"LIVE": "jacobian", "MMOE": "mmoe"}
+"""The derivations of the tags that are not on their method's own page."""
+
 
 def failure(check: Check, name: str, departure: Departure, diagnosis: str) -> str:
     """Return the message of a failed check of the implementation called `name`."""
     error = np.atleast_1d(departure.error)
     at = int(np.argmax(error - np.atleast_1d(departure.allowed)))
-    rows = np.ndim(departure.expected) and departure.observable not in ("direction", "head_gradients")
+    rows = np.ndim(departure.expected) and departure.observable not in WHOLE
     where = f", task {departure.task} of {departure.case.n_tasks}" if rows else ""
     step = f", step {departure.step}" if len(departure.case.steps) > 1 else ""
     law = f" ({departure.law})" if departure.law else ""
-    page = "jacobian" if check.eq.startswith("LIVE") else departure.case.method.stem
+    page = PAGES.get(check.eq.partition("-")[0], departure.case.method.stem)
     allowed = float(np.ravel(departure.allowed)[at])
     lines = (
         ("observable", f"{departure.observable}{where}{step}{law}"),
@@ -54,6 +60,5 @@ def described_case(case: Case, step: int) -> str:
         "state injected" if case.injected else f"run of {len(case.steps)} steps",
     ]
     if problem.asked is not problem:
-        network = problem.asked.network
-        parts.append(f"network {network.n_inputs} → {network.trunk} → {network.heads}, batch {len(problem.asked.x)}")
+        parts.append(problem.asked.described)
     return "; ".join([*parts, case.label] if case.label else parts)

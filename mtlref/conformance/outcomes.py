@@ -1,7 +1,7 @@
 """Outcomes: what an implementation that draws its own orders may answer.
 
 A draw holds one order a task, and each order acts on its own task's gradient alone. So the directions that a problem
-allows are the sums of one projected gradient a task: ((K − 1)!)^K of them, fewer where orders agree.
+allows are sums of one part a task: ((K − 1)!)^K of them, fewer where orders agree.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtlref.conformance.problem import Problem
+from mtlref.contract import direction
 from mtlref.notation import Array
 from mtlref.state import State
 
@@ -23,21 +24,25 @@ MOST = 5000
 
 
 def projected(problem: Problem, state: State) -> Array:
-    """Return what each order makes of each task's gradient, (K, orders, D)."""
+    """Return what each order of each task makes of the direction, less what the first order of all makes of it,
+    (K, orders, D)."""
     some = sample(problem)
-    orders = [list(permutations(row)) for row in some.tolist()]
+    first = directed(problem, state, some)
     answers = []
-    for rows in zip(*orders, strict=True):
-        drawn = replace(problem, draw=np.array(rows, dtype=np.intp).reshape(some.shape))
-        terms = drawn.step(state).terms
-        share = np.sum(terms["w"]) / np.sum(terms["coefficients"])
-        answers.append(share * np.asarray(terms["coefficients"]) @ problem.jacobian)
-    return np.stack(answers, axis=1)
+    for i, row in enumerate(some.tolist()):
+        orders = [np.vstack([some[:i], [order], some[i + 1 :]]) for order in list(permutations(row))[1:]]
+        answers.append([0 * first, *(directed(problem, state, draw) - first for draw in orders)])
+    return np.array(answers)
+
+
+def directed(problem: Problem, state: State, draw: NDArray[Any]) -> Array:
+    """Return the direction that a draw gives."""
+    return direction(replace(problem, draw=draw).step(state).weights, problem.jacobian)
 
 
 def directions(problem: Problem, state: State) -> Array:
     """Return every direction that some draw gives, as often as draws give it, (outcomes, D)."""
-    found = np.zeros((1, problem.jacobian.shape[1]))
+    found = directed(problem, state, sample(problem))[None]
     for rows in projected(problem, state):
         found = (found[:, None, :] + rows[None, :, :]).reshape(-1, found.shape[1])
     return found
@@ -57,8 +62,8 @@ def sample(problem: Problem) -> NDArray[Any]:
     return draw
 
 
-def nearest(problem: Problem, state: State, direction: Array) -> Array:
-    """Return the outcome that is nearest to `direction`."""
+def nearest(problem: Problem, state: State, given: Array) -> Array:
+    """Return the outcome that is nearest to the `given` one."""
     found = directions(problem, state)
-    nearest: Array = found[int(np.argmin(np.max(np.abs(found - direction), axis=1)))]
+    nearest: Array = found[int(np.argmin(np.max(np.abs(found - given), axis=1)))]
     return nearest

@@ -55,9 +55,14 @@ class Problem(Given):
         more: dict[str, Any] = {} if self.draw is None else {"draw": self.draw}
         return self.method.step(state, self.losses, self.jacobian, **more)
 
+    def taken(self, state: State) -> tuple[Step, Mapping[str, Any]]:
+        """Return the specification's own step from `state`, and its observables."""
+        out = self.step(state)
+        return out, observables(out, self.jacobian)
+
     def observables(self, state: State) -> Mapping[str, Any]:
         """Return the specification's observables of the step from `state`."""
-        return observables(self.step(state), self.jacobian)
+        return self.taken(state)[1]
 
     @property
     def asked(self) -> Any:

@@ -185,6 +185,12 @@ def settled(settings: Mapping[str, Any], K: int) -> dict[str, Any]:
     return {name: value(K) if callable(value) else value for name, value in settings.items()}
 
 
+def method_of(plan: Plan, impl: Implementation, settings: Mapping[str, Any], K: int) -> Method:
+    """Return the specification with the settings for K tasks, those that the declared ones leave free."""
+    bound = plan.together if any(name in impl.settings() for name in plan.together) else ()
+    return impl.specification({n: value for n, value in settled(settings, K).items() if n not in bound})
+
+
 def sizes(plan: Plan, impl: Implementation) -> list[int]:
     """Return the numbers of tasks that `plan` wants, without those that an implementation does not take."""
     most = plan.most if impl.own_order else None
@@ -300,11 +306,13 @@ def walked(
         rng = np.random.default_rng([seed, 1])
         shape = Shape(*(pick(items, axis, seed - first, rng) for axis, items in enumerate(axes)))
         name = f"{label} {seed - first}"
-        if plan.live or kind == "live":
+        if plan.make is not None:
+            case = plan.make(method_of(plan, impl, shape.settings, shape.K), shape.K, seed, name)
+        elif plan.live or kind == "live":
             K = max(impl.least, (3, 4)[seed % 2])
-            case = make_live(impl.specification(settled(shape.settings, K)), K, seed, kind, impl.layer, name)
+            case = make_live(method_of(plan, impl, shape.settings, K), K, seed, kind, impl.layer, name)
         else:
-            case = make(impl.specification(settled(shape.settings, shape.K)), shape, seed, kind, label=name)
+            case = make(method_of(plan, impl, shape.settings, shape.K), shape, seed, kind, label=name)
         if case is not None and decided(plan, impl, case):
             found.append(case)
     return found
@@ -321,17 +329,21 @@ class Plan:
     """What the checks of a method are put to.
 
     `mandatory`: the observable without which nothing can be said; `settings`: the hyper-parameters that cases vary, a
-    function of K where they have an entry a task; all others are as declared, or at their defaults; `choices`: for
+    function of K where they have an entry a task; all others are as declared, or at their defaults; `together`: of
+    these, those that make sense together alone: who declares one of them declares all; `choices`: for
     the diagnosis, other values of the choice points, by their tag; `most`: the most tasks for an implementation that
     draws its own orders, whose outcomes are all enumerated; `matrixwise`: whether the method solves a system in the
     inner products, whose rounding is relative to the largest; `decides`: whether the method's source says what a
     problem's answer is, and a type of that eps can hold it: other problems are left out; `rules`: whether,
     of those, a rule of the specification's own does, for implementations that declare to follow it; `live`: its
-    steps are networks, too.
+    steps are networks, too; `make`: how a case is made of the specification, K, a seed and a label, and `read`: of
+    the specification and a golden vector, its type and the test, where a method has problems of its own; `at_once`:
+    how many of its defects the diagnosis tries together.
     """
 
     mandatory: str
     settings: tuple[Mapping[str, Any], ...] = ({},)
+    together: tuple[str, ...] = ()
     choices: Mapping[str, tuple[Mapping[str, Any], ...]] | None = None
     tasks: tuple[int, ...] = (3, 4, 2, 5, 8, 1)
     dimensions: tuple[int, ...] = (5, 7, 3, 2, 9, 1)
@@ -342,6 +354,9 @@ class Plan:
     decides: Callable[[Problem, float], bool] = lambda problem, eps: True
     rules: Callable[[Problem, float], bool] = lambda problem, eps: False
     live: bool = False
+    make: Callable[[Method, int, int, str], Case | None] | None = None
+    read: Callable[[Method, str, Mapping[str, Any]], Case] | None = None
+    at_once: int = 3
 
 
 # CONDITIONS

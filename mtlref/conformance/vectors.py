@@ -3,14 +3,14 @@ specification's code."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from mtlref.conformance.implementation import Implementation
+from mtlref.conformance.implementation import SPECIFICATIONS, Implementation
 from mtlref.conformance.problem import Case, Problem
-from mtlref.conformance.strategies import Plan, decided
+from mtlref.conformance.strategies import Plan, decided, method_of
 from mtlref.contract import Method
 from mtlref.notation import MtlrefError
 from mtlref.settings import build
@@ -25,23 +25,24 @@ no mistake."""
 def vector_cases(impl: Implementation, plan: Plan) -> tuple[Case, ...]:
     """Return the valid vectors whose parameters, but for those that the plan varies, are what the
     implementation has."""
-    varied = {name for given in plan.settings for name in given}
-    cases = found(impl, varied) if impl.method in stems() else ()
+    cases = found(impl, plan) if impl.method in stems() else ()
     return tuple(case for case in cases if decided(plan, impl, case))
 
 
-def found(impl: Implementation, varied: Collection[str]) -> Iterator[Case]:
+def found(impl: Implementation, plan: Plan) -> Iterator[Case]:
     """Yield the cases, in the order of the file."""
+    varied = {name for given in plan.settings for name in given}
     for group in load(impl.method)["groups"]:
         try:
-            method = build(impl.method, numbers(group["parameters"]))
+            method = build(impl.method, numbers(group["parameters"]), SPECIFICATIONS)
+            own = method_of(plan, impl, {name: getattr(method, name) for name in varied}, 0)
         except MtlrefError:
             continue
-        if method != impl.specification({name: getattr(method, name) for name in varied}):
+        if method != own:
             continue
         for test in group["tests"]:
             if test["result"] == "valid" and inside(test["input"]):
-                case = case_of(method, group["type"], test)
+                case = (plan.read or case_of)(method, group["type"], test)
                 if case.n_tasks >= impl.least:
                     yield case
 

@@ -31,8 +31,11 @@ def variant(method: S, *defects: Defect) -> S:
     """Return `method`, a method or a network, with its hyper-parameters, as it would be with `defects`.
 
     The class's functions are made anew over a copy of the module's names in which the defects' functions stand;
-    neither the module nor the class of `method` is touched.
+    neither the module nor the class of `method` is touched. A method that holds a network says itself where they go.
     """
+    if hasattr(method, "varied"):
+        varied: S = method.varied(*defects)
+        return varied
     replaced = {name: function for defect in defects for name, function in defect.replaces.items()}
     cls: Any = type(method)
     module = (cls.step if hasattr(cls, "step") else cls.forward).__globals__

@@ -14,7 +14,7 @@ Derivation: derivations/combination.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -179,6 +179,25 @@ class Combination(Method):
         own = stage_weights(own, stage.method.stem) if isinstance(stage.method, GradNorm) else own
         states = (*known.stages[:m], stage.method.resumed(before, own), *known.stages[m + 1 :])
         return replace(known, weights=w, stages=states)
+
+    def followed(self, state: State, terms: Mapping[str, ArrayLike]) -> CombinationState:
+        """Return the `state` after a step as it would be had that step given `terms`.
+
+        A stage's own terms count where they are given; else the product of all, by the group's inverse. Those of a
+        stage that waits for the end of the epoch do not: it has not stepped.
+        """
+        known = same_tasks(state, CombinationState)[0]
+        rows = list(zip(names(self.stages), self.stages, known.stages, strict=True))
+        own = [{term: terms[f"{name}.{term}"] for term in stage.method.tags if f"{name}.{term}" in terms}
+               for name, stage, _ in rows]  # fmt: skip
+        if not any(own):
+            return super().followed(known, terms)  # type: ignore[return-value]
+        within = [known.steps > 0 and self._waits(stage) for stage in self.stages]
+        states = tuple(
+            before if waits else stage.method.followed(before, given)
+            for (_, stage, before), given, waits in zip(rows, own, within, strict=True)
+        )
+        return replace(known, stages=states)
 
     def _inputs(
         self, known: CombinationState, losses: ArrayLike, jacobian: ArrayLike | None

@@ -77,7 +77,8 @@ def torch_module():
 def stateful_object():
     def run(run):
         mine = Balancer(run.n_tasks, run.method.alpha, run.method.lr)
-        return {"w_next": [mine.step(problem.losses, problem.jacobian) for problem in run]}
+        for problem in run:
+            yield {"w_next": mine.step(problem.losses, problem.jacobian)}
 
     return Implementation("gradnorm", name="a stateful object", run=run)
 
@@ -94,39 +95,37 @@ def bare_function():
 def numpy_callable():
     def run(run):
         mine = Callback(run.method.alpha, run.method.lr)
-        arrays = [(p.losses.astype(np.float32), p.jacobian.astype(np.float32)) for p in run]
-        return {"w_next": [mine(losses, gradients) for losses, gradients in arrays]}
+        for problem in run:
+            yield {"w_next": mine(problem.losses.astype(np.float32), problem.jacobian.astype(np.float32))}
 
     return Implementation("gradnorm", name="a callable on NumPy arrays", run=run, dtype="float32")
 
 
 def module_with_backward():
-    from mtlref.conformance.adapters.torch import Surrogate, columns
+    from mtlref.conformance.adapters.torch import Surrogate
 
     def run(run):
-        model, steps = Surrogate(run), []
+        model = Surrogate(run)
         mine = torch_module()(model.shared, run.n_tasks, run.method.alpha, run.method.lr)
         for problem in run:
             model.zero_grad()
             mine.backward(model(problem))
-            steps.append({"w_next": mine.weights, **model.observed()})
-        return columns(steps)
+            yield {"w_next": mine.weights, **model.observed()}
 
     return Implementation("gradnorm", name="a torch module", run=run)
 
 
 def module_on_a_live_network():
-    from mtlref.conformance.adapters.torch import columns, network
+    from mtlref.conformance.adapters.torch import network
 
     def live(run):
-        net, steps = network(run), []
+        net = network(run)
         mine = torch_module()(net.shared, run.n_tasks, run.method.alpha, run.method.lr)
         for step in run:
             net.load(step)
             net.zero_grad()
             mine.backward(net.losses(step))
-            steps.append({"w_next": mine.weights, **net.observed()})
-        return columns(steps)
+            yield {"w_next": mine.weights, **net.observed()}
 
     return Implementation("gradnorm", name="a torch module, live", live=live)
 
@@ -143,3 +142,48 @@ def gradients_of_a_framework():
         return {"losses": losses, "jacobian": rows}
 
     return Implementation("jacobian", name="autograd, task by task", step=step)
+
+
+def hmoe_in_a_framework():
+    import torch
+
+    def leaf(array):
+        return torch.tensor(array, requires_grad=True)
+
+    def mlp(layers, h):
+        for W, b in zip(layers[::2], layers[1::2], strict=True):
+            h = h @ W + b if b is layers[-1] else activation[phi](h @ W + b)
+        return h
+
+    activation, phi = {"tanh": torch.tanh, "relu": torch.relu}, "tanh"
+
+    def step(given, state):
+        nonlocal phi
+        phi, x = given.method.activation, torch.tensor(given.x)
+        experts, towers = ([[leaf(p) for p in layers] for layers in kind] for kind in (given.experts, given.towers))
+        gates, relations = ([leaf(p) for p in kind] for kind in (given.gates, given.relations))
+        E = torch.stack([activation[phi](mlp(layers, x)) for layers in experts], dim=1)
+        S = [
+            mlp(tower, (torch.softmax(x @ V, 1)[:, :, None] * E).sum(1))
+            for tower, V in zip(towers, gates, strict=True)
+        ]
+        out = []
+        for k, R in enumerate(relations):
+            a = torch.softmax(x @ R, 1)
+            seen = [score if j == k else score.detach() for j, score in enumerate(S)]
+            out.append(sum(a[:, j, None] * score for j, score in enumerate(seen)))
+        losses = [(torch.tensor(d) * o).sum() for d, o in zip(given.delta, out, strict=True)]
+        kinds = {
+            "d_experts": [p for layers in experts for p in layers],
+            "d_gates": gates,
+            "d_relations": relations,
+            "d_towers": [p for layers in towers for p in layers],
+        }
+        rows = {
+            name: [torch.autograd.grad(loss, kind, retain_graph=True, materialize_grads=True) for loss in losses]
+            for name, kind in kinds.items()
+        }
+        flat = {name: [torch.cat([g.ravel() for g in row]) for row in found] for name, found in rows.items()}
+        return {"out": out, "S": S, **flat}
+
+    return Implementation("hmoe", name="HMoE in torch", step=step)

@@ -243,7 +243,7 @@ def gradnorm_loop(change=None, dtype=torch.float64, leak=False, evaluate=False):
     """A training loop with the recipe's GradNorm; `change` is done before the gradients are read."""
 
     def live(run):
-        net, steps = adapter.network(run, dtype), []
+        net = adapter.network(run, dtype)
         mine = recipes.torch_module()(net.shared, run.n_tasks, run.method.alpha, run.method.lr).to(dtype)
         for step in run:
             net.load(step)
@@ -256,8 +256,7 @@ def gradnorm_loop(change=None, dtype=torch.float64, leak=False, evaluate=False):
             if evaluate and step.evaluation is not None:
                 with torch.no_grad():
                     net(step.evaluation[0])
-            steps.append(row)
-        return adapter.columns(steps)
+            yield row
 
     return live
 
@@ -288,7 +287,7 @@ def test_a_leak_of_the_gradient_loss_is_named_in_torch():
     """The common mistake: L_grad.backward() on a graph that reaches the network."""
 
     def live(run):
-        net, steps = adapter.network(run), []
+        net = adapter.network(run)
         w, L_0, K = torch.ones(run.n_tasks, dtype=torch.float64), None, run.n_tasks
         for step in run:
             net.load(step)
@@ -307,8 +306,7 @@ def test_a_leak_of_the_gradient_loss_is_named_in_torch():
             u = w - run.method.lr * leaf.grad
             row = {"weights": w, "w_next": K * u / u.sum(), **net.observed()}
             w = row["w_next"]
-            steps.append(row)
-        return adapter.columns(steps)
+            yield row
 
     impl = Implementation("gradnorm", name="leak", live=live)
     assert first_name(impl) == ["LossGradLeaks [LIVE-4]"]

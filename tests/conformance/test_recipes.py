@@ -20,7 +20,13 @@ def test_a_recipe_passes(recipe):
 
 
 @pytest.mark.parametrize(
-    "recipe", [recipes.module_with_backward, recipes.module_on_a_live_network, recipes.gradients_of_a_framework]
+    "recipe",
+    [
+        recipes.module_with_backward,
+        recipes.module_on_a_live_network,
+        recipes.gradients_of_a_framework,
+        recipes.hmoe_in_a_framework,
+    ],
 )
 def test_a_torch_recipe_passes(recipe):
     pytest.importorskip("torch", reason="PyTorch is an extra")

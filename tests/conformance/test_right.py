@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance import right, right_gradients
+from tests.conformance import right, right_combination, right_gradients, right_hmoe
 from tests.conformance.variants import judged
+
+MODULES = [right, right_gradients, right_combination, right_hmoe]
 
 
 @pytest.mark.parametrize(
-    "impl", [*right.RIGHT, *right_gradients.RIGHT], ids=lambda impl: f"{impl.method}: {impl.name}"
+    "impl", [impl for module in MODULES for impl in module.RIGHT], ids=lambda impl: f"{impl.method}: {impl.name}"
 )
 def test_a_right_implementation_passes(impl):
     found, results = judged(impl)
@@ -22,7 +24,7 @@ def test_a_right_implementation_passes(impl):
     assert not found.answers.printed
 
 
-@pytest.mark.parametrize("module", [right, right_gradients])
+@pytest.mark.parametrize("module", MODULES)
 def test_they_share_no_code_with_the_methods(module):
     tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}

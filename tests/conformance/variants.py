@@ -14,7 +14,10 @@ STEMS = [stem for stem in mtlref.METHODS if find_spec(f"mtlref.conformance.check
 """The methods that have checks."""
 
 FEW = {"step": 16, "run": 7}
-"""How many cases are drawn here: fewer than for a user, since a hundred variants are judged."""
+FEWER = {"combination": {"step": 12, "run": 4}, "hmoe": {"step": 7, "run": 0}}
+EACH = {"combination": 5, "hmoe": 5}
+"""How many cases are drawn here: fewer than for a user, since a hundred variants are judged;
+still fewer of those whose step takes long; and of how many golden vectors one, if not of two."""
 
 MIXED = {"likelihoods": ("gaussian", "softmax", "laplace"), "dimensions": (2, 1, 3)}
 DECAY, PREVIOUS, LOSS = {"decay": 0.7}, {"statistics": "previous"}, {"observed": "loss"}
@@ -71,10 +74,10 @@ DRAWN = {}
 """The cases that were drawn, by method and declaration: the same for all of its implementations."""
 
 
-def thinned(cases):
-    """Every other golden vector, and all cases that were drawn."""
+def thinned(cases, each):
+    """Of `each` golden vectors one, and all cases that were drawn."""
     vectors = [case for case in cases if case.label.startswith("vector")]
-    return (*vectors[::2], *cases[len(vectors) :])
+    return (*vectors[::each], *cases[len(vectors) :])
 
 
 def judged(impl, diagnosed=True):
@@ -83,11 +86,11 @@ def judged(impl, diagnosed=True):
     found = session(impl)
     if not diagnosed:
         found.__dict__["diagnosis"] = Diagnosis("unknown", "unknown: not asked for")
-    key = (impl.method, tuple(impl.choices.items()), impl.step is None)
+    key = (impl.method, repr(impl.choices), impl.step is None)
     if key not in DRAWN:
-        sizes, runner.SIZES = runner.SIZES, FEW
+        sizes, runner.SIZES = runner.SIZES, FEWER.get(impl.method, FEW)
         try:
-            DRAWN[key] = {kind: thinned(found.cases(kind)) for kind in ("step", "run")}
+            DRAWN[key] = {kind: thinned(found.cases(kind), EACH.get(impl.method, 2)) for kind in ("step", "run")}
         finally:
             runner.SIZES = sizes
     found.drawn.update(DRAWN[key])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
+from mtlref import autograd as ad
 from mtlref.audit import judge, read_run
 from mtlref.experiments.landscape_2d import (
     METHODS,
@@ -17,6 +18,7 @@ from mtlref.experiments.landscape_2d import (
     Landscape2D,
     region,
     values_and_gradients,
+    weights,
 )
 from mtlref.experiments.sweep import sweep
 
@@ -47,6 +49,46 @@ def test_values_and_gradients_are_those_of_the_formulas_by_complex_step():
         by_x1 = [v.imag / h for v in formula(x1 + 1j * h, complex(x2))]
         by_x2 = [v.imag / h for v in formula(complex(x1), x2 + 1j * h)]
         np.testing.assert_allclose(rows, np.stack([by_x1, by_x2], axis=1), rtol=1e-9, atol=1e-12)
+
+
+def by_tape(points):
+    """The losses and gradients by the tape, c1 and c2 written as (|u| ± u)/2."""
+    x = ad.parameter(points)
+    x1, x2 = x[:, 0], x[:, 1]
+    bend, above = ad.tanh(-x2), ad.tanh(x2 * 0.5)
+    c1, c2 = (ad.absolute(above) + above) * 0.5, (ad.absolute(above) - above) * 0.5
+    losses = []
+    for u, side in (((-x1 - 7.0) * 0.5 - bend, -x1 + 7.0), ((-x1 + 3.0) * 0.5 + bend + 2.0, -x1 - 7.0)):
+        f = ad.log(ad.relu(ad.absolute(u) - 5e-6) + 5e-6) + 6.0
+        q = (side**2 + (-x2 - 8.0) ** 2 * 0.1) * 0.1 - 20.0
+        losses.append(f * c1 + q * c2)
+    blocks = ad.jacobian([L.sum() for L in losses], [x]).blocks[0]
+    return np.stack([L.value for L in losses], axis=1), blocks.transpose(1, 0, 2)
+
+
+def test_values_and_gradients_are_those_of_the_tape_at_the_kink_and_below_the_floor_too():
+    points = np.vstack(
+        [np.random.default_rng(1).uniform(-10, 10, (200, 2)), STARTS, [[1.0, 0.0], [-7.0 + 1e-6, 1e-7]]]
+    )
+    assert abs((-points[-1, 0] - 7) / 2 + np.tanh(points[-1, 1])) < 5e-6
+    for found, taped in zip(values_and_gradients(points), by_tape(points), strict=True):
+        np.testing.assert_allclose(found, taped, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("arm", list(METHODS))
+@pytest.mark.parametrize("bad", ["", "zero row", "equal rows", "opposed rows"])
+def test_the_weights_are_those_of_the_method_s_own_step(arm, bad):
+    rng, method = np.random.default_rng(2), METHODS[arm]
+    J = rng.standard_normal((100, 2, 2)) * 10.0 ** rng.uniform(-2, 4, (100, 2, 1))
+    if bad == "zero row":
+        J[:, 0] = 0.0
+    elif bad:
+        J[:, 0] = J[:, 1] * (1.0 if bad == "equal rows" else -1.0)
+    for rows, w in zip(J, weights(arm, J), strict=True):
+        draw = method.sample(rng, 2)
+        step = method.step(method.init(2), np.ones(2), rows, **({} if draw is None else {"draw": draw}))
+        d, size = step.weights @ rows, np.abs(rows).max()
+        np.testing.assert_allclose(w @ rows, d, rtol=1e-8, atol=1e-9 * size)
 
 
 def test_at_the_kink_the_gradient_is_half_of_each_side_s():
@@ -110,6 +152,6 @@ def test_seeds_move_the_starts_and_the_logs_pass_the_audit(tmp_path):
         runs = sweep(Landscape2D(steps=30), 2, tmp_path, executor)
     assert runs[0].curves["start 1 x1"][0] == -8.5
     assert 0 < abs(runs[1].curves["start 1 x1"][0] + 8.5) < 0.6
-    for arm in ("sum", "min-norm"):
+    for arm in METHODS:
         audited = read_run(str(tmp_path / "logs" / f"{arm}-seed-0.csv"))
         assert judge(audited.method, audited.log).passed

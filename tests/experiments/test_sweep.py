@@ -131,7 +131,7 @@ def test_other_settings_and_other_versions_are_refused(tmp_path, monkeypatch):
 def test_a_part_of_a_file_is_no_run(tmp_path):
     sweep(SMALL, 1, tmp_path, Here())
     (tmp_path / "runs" / f"{stem('rate=0.001', 1)}.json.part").write_text('{"arm": "rate=0.001", "se')
-    assert len(sweep(SMALL, 2, tmp_path, Here())) == 4
+    assert len(sweep(SMALL, 2, tmp_path, Here())) == 6
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ def test_the_command_writes_what_it_says(capsys, tmp_path):
     assert result["command"] == "mtlref reproduce uw-regression --seeds 1 " + " ".join(WORDS)
     lines = (tmp_path / "table.csv").read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith("arm,σ1 early,σ1 early/low,")
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert json.loads(call(capsys, *words, "--json")[1]) == result
     try:
         import matplotlib  # noqa: F401
@@ -235,7 +235,7 @@ def test_without_scikit_learn_the_digits_say_which_extra(capsys, tmp_path, monke
     ("words", "message"),
     [
         (["uw-regression", "--set", "depth=3"], "uw-regression has no setting 'depth'; it has: epochs, early"),
-        (["uw-regression", "--set", "epochs=x"], "epochs = 'x' must be like 4000"),
+        (["uw-regression", "--set", "epochs=x"], "epochs = 'x' must be like 3200"),
         (["uw-regression", "--set", "epochs=0"], "epochs must be a whole number of at least 1"),
         (["uw-regression", "--set", "epochs=10"], "must be in this order"),
         (["uw-regression", "--set", "rates=1"], "rates = 1 must be a list of numbers or words"),

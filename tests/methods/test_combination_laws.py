@@ -271,6 +271,30 @@ def test_pe_ltr_stands_still_on_a_weight_of_zero():
     np.testing.assert_array_equal(out.weights, 0.0)
 
 
+@pytest.mark.parametrize("timing", ["same", "next"])
+def test_pe_ltr_after_gradnorm_s_clamp_stands_still_for_good(timing):
+    """GradNorm alone goes to (0, 3/2, 3/2) here and stays (GN-C3); the heads follow it, the trunk does not."""
+    balance = mtlref.GradNorm(alpha=0.0, lr=0.25, negative="clamp")
+    method = mtlref.Combination(balance, mtlref.PELTR(timing=timing))
+    state, rng, late = method.init(3), np.random.default_rng(0), timing == "next"
+    for t, J in enumerate([np.diag([6.0, 1.0, 1.0]), *(rng.standard_normal((12, 3, 4)) * [[1.0], [0.1], [0.1]])]):
+        out = method.step(state, np.ones(3), J)
+        state = out.state
+        assert (np.max(out.weights) > 1e-12) == (t <= late)
+        if t == 1:
+            np.testing.assert_array_equal(out.head_weights, [0.0, 1.5, 1.5])
+        assert (out.head_weights[0] == 0) == (t > 0) and out.head_weights[1:].all()
+
+
+def test_bounds_keep_pe_ltr_moving_beside_a_weight_of_zero():
+    """λ = (2, 0, 1), c = 1/10: ω = (1/10, 8/10, 1/10) by PELTR-1 … PELTR-7 in its exact form, so w = 3 ω λ."""
+    method = mtlref.Combination(
+        fixed([2.0, 0.0, 1.0]), mtlref.PELTR(bounds=(0.1,) * 3, timing="same", solver="exact")
+    )
+    out = stepped(method, np.ones(3), np.diag([1.0, 2.0, 3.0]))
+    np.testing.assert_allclose(out.weights, [0.6, 0.0, 0.3], rtol=1e-12)
+
+
 def test_the_table_of_orders_is_the_command_s(capsys):
     page = Path(__file__).parents[2] / "derivations/combination.md"
     assert combination_order.main([]) == 0

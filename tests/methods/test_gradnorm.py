@@ -282,6 +282,20 @@ def test_a_negative_weight_is_kept_or_clamped():
     np.testing.assert_array_equal(out.terms["dw"], [-6.0, -1.0, -1.0])  # GN-6: sign(w) turns the first
 
 
+@pytest.mark.parametrize("optimiser", [None, mtlref.Adam(0.5)])
+def test_a_clamped_weight_stays_at_zero(optimiser):
+    """GN-6 is 0 there, whatever losses and gradients come; Adam remembers only what took the weight to 0."""
+    method = mtlref.GradNorm(alpha=1.0, lr=0.25, negative="clamp", optimiser=optimiser)
+    state, rng = method.init(3), np.random.default_rng(0)
+    for _ in range(3):
+        state = method.step(state, np.ones(3), np.diag([6.0, 1.0, 1.0])).state
+    assert state.weights[0] == 0.0
+    for _ in range(50):
+        out = method.step(state, [100.0, 1.0, 1.0], rng.standard_normal((3, 4)) * [[1e-3], [0.1], [0.1]])
+        state = out.state
+        assert (out.terms["dw"][0], out.head_weights[0], state.weights[0]) == (0.0, 0.0, 0.0)
+
+
 def test_initial_losses_of_one_s_own():
     """GN-C2: log C put into the state before the first step stands in for the first loss."""
     method = mtlref.GradNorm(alpha=1.0, lr=1e-5)

@@ -5,12 +5,10 @@ A user's class is plugged in by letting it see what it sees in training, scalars
     def run(run):
         model = Surrogate(run)                        # parameters: model.shared, model.heads
         mine = MyGradNorm(model.shared, alpha=run.method.alpha, lr=run.method.lr)
-        steps = []
         for problem in run:
             model.zero_grad()
             mine.backward(model(problem))             # K losses, with the problem's values and gradients
-            steps.append({"w_next": mine.weights, **model.observed()})
-        return columns(steps)
+            yield {"w_next": mine.weights, **model.observed()}
 
 `observed` reads `direction` and `head_weights` off the `.grad` that the code has left. `network(live)` is the module
 of a live problem; its `observed` gives `direction` and `head_gradients`.
@@ -18,7 +16,7 @@ of a live problem; its `observed` gives `direction` and `head_gradients`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from mtlref.conformance.live import Live, LiveRun
@@ -31,11 +29,6 @@ try:
     from torch.nn import functional
 except ImportError as error:
     raise MissingExtraError("mtlref.conformance.adapters.torch needs torch: pip install 'mtlref[torch]'") from error
-
-
-def columns(steps: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Return what a run has to return, a list for every observable, from one mapping a step."""
-    return {name: [step[name] for step in steps] for name in steps[0]}
 
 
 def flat(tensors: Iterable[Tensor]) -> Tensor:

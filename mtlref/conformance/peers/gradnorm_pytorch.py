@@ -6,13 +6,13 @@ vector, or the last shared matrix of a live network. It keeps its weights in buf
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from gradnorm_pytorch import GradNormLossWeighter
 
-from mtlref.conformance.adapters.torch import Surrogate, columns, network
+from mtlref.conformance.adapters.torch import Surrogate, network
 from mtlref.conformance.implementation import Implementation
 from mtlref.conformance.live import LiveRun
 from mtlref.conformance.problem import Problem, Run
@@ -47,27 +47,23 @@ def step(problem: Problem, state: GradNormState) -> Mapping[str, Any]:
     return {**stepped(weighter, model(problem)), **model.observed()}
 
 
-def run(given: Run) -> Mapping[str, Any]:
+def run(given: Run) -> Iterator[Mapping[str, Any]]:
     """Take a run with one weighter."""
     model = Surrogate(given, split=False)
     weighter = made(given.method, given.n_tasks, model.shared[0])  # type: ignore[arg-type]
-    steps = []
     for problem in given:
         model.zero_grad()
-        steps.append({**stepped(weighter, model(problem)), **model.observed()})
-    return columns(steps)
+        yield {**stepped(weighter, model(problem)), **model.observed()}
 
 
-def live(given: LiveRun) -> Mapping[str, Any]:
+def live(given: LiveRun) -> Iterator[Mapping[str, Any]]:
     """Take a live run with one weighter, which balances the last shared matrix."""
     model = network(given)
     weighter = made(given.method, given.n_tasks, model.last_shared[0])  # type: ignore[arg-type]
-    steps = []
     for problem in given:
         model.load(problem)
         model.zero_grad()
-        steps.append({**stepped(weighter, model.losses(problem)), **model.observed()})
-    return columns(steps)
+        yield {**stepped(weighter, model.losses(problem)), **model.observed()}
 
 
 def weighter() -> Implementation:

@@ -18,7 +18,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from mtlref.conformance.adapters.torch import Surrogate, columns
+from mtlref.conformance.adapters.torch import Surrogate
 from mtlref.conformance.implementation import Implementation
 from mtlref.conformance.problem import Problem, Run
 from mtlref.notation import Array
@@ -81,18 +81,16 @@ def gradnorm_step(problem: Problem, state: Any) -> Mapping[str, Any]:
     return balanced(model, surrogate, problem)
 
 
-def gradnorm_run(run: Run) -> Mapping[str, Any]:
+def gradnorm_run(run: Run) -> Iterator[Mapping[str, Any]]:
     """Take a run, each step an epoch of one batch."""
     surrogate = Surrogate(run, FLOAT)
     model = model_of("GradNorm", surrogate, run.n_tasks)
     model.train_loss_buffer = np.zeros((run.n_tasks, len(run)))
-    steps = []
     for model.epoch, problem in enumerate(run):
         surrogate.zero_grad()
         model.zero_grad()
-        steps.append(balanced(model, surrogate, problem))
+        yield balanced(model, surrogate, problem)
         model.train_loss_buffer[:, model.epoch] = problem.losses
-    return columns(steps)
 
 
 def balanced(model: Any, surrogate: Surrogate, problem: Problem) -> dict[str, Any]:
@@ -155,19 +153,17 @@ def uncertainty() -> Implementation:
 # DYNAMIC WEIGHT AVERAGE
 
 
-def dwa_run(run: Run) -> Mapping[str, Any]:
+def dwa_run(run: Run) -> Iterator[Mapping[str, Any]]:
     """Take a run of epochs; the trainer's buffer holds each epoch's mean losses."""
     surrogate = Surrogate(run, FLOAT)
     model = model_of("DWA", surrogate, run.n_tasks)
     model.train_loss_buffer = np.zeros((run.n_tasks, len(run)))
-    steps = []
     for model.epoch, problem in enumerate(run):
         surrogate.zero_grad()
         weights = model.backward(torch.stack(surrogate(problem)), T=vars(problem.method)["temperature"])
         row = {"weights": weights, **surrogate.observed()}
         model.train_loss_buffer[:, model.epoch] = np.mean(batches(problem), axis=0)
-        steps.append({**row, "w_next": coming(model, surrogate, problem)})
-    return columns(steps)
+        yield {**row, "w_next": coming(model, surrogate, problem)}
 
 
 def batches(problem: Problem) -> Array:

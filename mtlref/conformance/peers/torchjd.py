@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
 from unittest import mock
@@ -14,7 +14,7 @@ from torchjd.aggregation import PCGrad
 from torchjd.autojac import jac
 from torchjd.scalarization import DWA, UW
 
-from mtlref.conformance.adapters.torch import Surrogate, columns, flat, network
+from mtlref.conformance.adapters.torch import Surrogate, flat, network
 from mtlref.conformance.implementation import Implementation
 from mtlref.conformance.live import Live
 from mtlref.conformance.problem import Problem, Run
@@ -65,15 +65,13 @@ def uncertainty_step(problem: Problem, state: Any) -> Mapping[str, Any]:
     return descended(problem, surrogate, scalarizer)
 
 
-def uncertainty_run(run: Run) -> Mapping[str, Any]:
+def uncertainty_run(run: Run) -> Iterator[Mapping[str, Any]]:
     """Take a run from the scalarizer's own start."""
     surrogate, scalarizer = Surrogate(run), UW(run.n_tasks).double()
-    steps = []
     for problem in run:
         surrogate.zero_grad()
         scalarizer.zero_grad()
-        steps.append(descended(problem, surrogate, scalarizer))
-    return columns(steps)
+        yield descended(problem, surrogate, scalarizer)
 
 
 def descended(problem: Problem, surrogate: Surrogate, scalarizer: UW) -> dict[str, Any]:
@@ -97,9 +95,9 @@ def uncertainty() -> Implementation:
 # DYNAMIC WEIGHT AVERAGE
 
 
-def dwa_run(run: Run) -> Mapping[str, Any]:
+def dwa_run(run: Run) -> Iterator[Mapping[str, Any]]:
     """Take a run of epochs of a few batches."""
-    scalarizer, steps = DWA(temperature=run.method.temperature), []  # type: ignore[attr-defined]
+    scalarizer = DWA(temperature=run.method.temperature)  # type: ignore[attr-defined]
     for problem in run:
         surrogate = Surrogate(problem)
         copy.deepcopy(scalarizer)(torch.stack(surrogate(problem))).backward()
@@ -109,8 +107,7 @@ def dwa_run(run: Run) -> Mapping[str, Any]:
         row = {"weights": surrogate.observed()["head_weights"], **surrogate.observed()}
         values = torch.tensor(problem.losses, requires_grad=True)
         copy.deepcopy(scalarizer)(values).backward()
-        steps.append({**row, "w_next": values.grad})
-    return columns(steps)
+        yield {**row, "w_next": values.grad}
 
 
 def dwa() -> Implementation:
