@@ -7,7 +7,7 @@ had then, so that rounding does not add up and a fault is found where it happens
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -57,6 +57,8 @@ class Trial:
 
     answers: Answers
     case: Case
+    widths: dict[int, dict[str, Array]] = field(default_factory=dict, compare=False, repr=False)
+    """The spreads that have been needed, by step."""
 
     @cached_property
     def got(self) -> list[dict[str, Array]]:
@@ -167,9 +169,12 @@ class Trial:
         return allowed
 
     def spreads(self, t: int) -> dict[str, Array]:
-        """Return how far rounding of the inputs moves each observable of step t."""
-        before = tuple(zip(self.case.steps[:t], self.got, strict=False))
-        return spread(self.case.steps[t], self.states[0], self.answers.impl.eps, before, self.answers.matrixwise)
+        """Return how far rounding of the inputs moves each observable of step t, found once."""
+        if t not in self.widths:
+            before = tuple(zip(self.case.steps[:t], self.got, strict=False))
+            eps, matrixwise = self.answers.impl.eps, self.answers.matrixwise
+            self.widths[t] = spread(self.case.steps[t], self.states[0], eps, before, matrixwise)
+        return self.widths[t]
 
     def on(self, case: Case) -> Trial:
         """Return the trial of another case with the same implementation. Errors: Undecided if it has no answer."""
