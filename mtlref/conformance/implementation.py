@@ -10,9 +10,9 @@ A run that yields is read at every step, before its buffers change; one that ret
 one mapping from names to lists, and owes copies.
 The names are those of the method's terms, and `weights`, `head_weights`, `direction`; of a live run also `losses`,
 `jacobian` and `head_gradients`. The method "jacobian" is the per-task gradients alone, "hmoe" a
-network's pass. Values are whatever NumPy can
-read, or tensors with `detach`. Code that crashes, hangs, returns the wrong shapes or writes into its arguments is
-reported as that (`AdapterError`), and what it prints is kept for the report.
+network's pass. Values are whatever NumPy can read, or tensors with `detach`. Code that crashes, hangs, returns the
+wrong shapes or writes into its arguments is reported as that (`AdapterError`), and what it prints is kept for the
+report.
 """
 
 from __future__ import annotations

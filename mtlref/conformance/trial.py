@@ -57,7 +57,8 @@ class Trial:
 
     answers: Answers
     case: Case
-    widths: dict[int, dict[str, Array]] = field(default_factory=dict, init=False, compare=False)
+    widths: dict[int, dict[str, Array]] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """The spreads that have been needed, by step."""
 
     @cached_property
     def got(self) -> list[dict[str, Array]]:
