@@ -193,12 +193,12 @@ class PassProblem(Problem):
         assert isinstance(self.method, HMoEPass)
         return self.method
 
-    def observables(self, state: State) -> Mapping[str, Any]:
-        """Return every observable of the pass."""
+    def taken(self, state: State) -> tuple[Step, Mapping[str, Any]]:
+        """Return the step, and every observable of the pass."""
         specified = self.specification
         if specified.defects or specified != self.given.method:
-            return observed(specified.network, "network", self.given.plain)
-        return passed(self.given)
+            return self.step(state), observed(specified.network, "network", self.given.plain)
+        return self.step(state), passed(self.given)
 
     def moved(self, rng: np.random.Generator, by: float) -> Problem:
         """Return the problem with parameters, inputs and slopes moved by a share `by` of themselves."""
