@@ -1,10 +1,11 @@
-"""Hypothesis runs derandomised; `HYPOTHESIS_PROFILE=dig` searches at random, and longer."""
+"""Hypothesis runs derandomised; `HYPOTHESIS_PROFILE=dig` searches at random, and longer; `few` has fewer examples."""
 
 import os
 
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=100, database=None)
+settings.register_profile("few", settings.get_profile("ci"), max_examples=20)
 settings.register_profile(
     "dig", deadline=None, max_examples=5000, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
