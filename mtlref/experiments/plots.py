@@ -103,9 +103,7 @@ def rank_diagram(axes: Axes, mean_ranks: Mapping[str, float], difference: float)
     edge = max(at) + 0.5
     for place, (first, reach) in enumerate(bars):
         axes.plot([edge + 0.35 * place] * 2, [first - 0.2, reach + 0.2], color=COLOURS[2], linewidth=2.5)
-    axes.set(
-        xlabel="mean rank over the seeds (1 is best)", title=f"Bars: less than {difference:.2f} apart"
-    )
+    axes.set(xlabel="mean rank over the seeds (1 is best)", title=f"Bars: less than {difference:.2f} apart")
 
 
 def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
