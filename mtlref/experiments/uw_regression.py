@@ -153,7 +153,7 @@ class UWRegression(Experiment):
             Claim(
                 f"the printed σ, {PRINTED[0]} and {PRINTED[1]}, lie where one more start on its data is expected",
                 all(abs(PRINTED[i - 1] - mean) <= half for i, (mean, half) in starts.items()),
-                "that is at " + " and ".join(f"{m:.3f} ± {h:.3f}" for m, h in starts.values()),
+                "that is at " + " and ".join(f"{m:.4f} ± {h:.4f}" for m, h in starts.values()),
             ),
             Claim(
                 f"at the end σ is the noise, 10 and 1, up to the sampling error of {N} examples, {allowed:.0%}",

@@ -84,3 +84,11 @@ def test_a_page_without_a_result_says_so(name):
     page = (PAGES / f"{name}.md").read_text(encoding="utf-8")
     assert (f"No result is committed yet. `mtlref reproduce {name}` makes it." in page) == (name not in DONE)
     assert ("## Verdict" in page) == (name in DONE)
+
+
+def test_the_start_of_this_project_s_own_leaves_sigma_where_the_page_says():
+    """uw-regression: 8.68 on the data of seed 0, and every σ2 at the end below the line's residual."""
+    runs = result("uw-regression")["runs"]
+    (own,) = (run["σ1 early"] for run in runs if (run["arm"], run["seed"]) == ("rate=0.001", 0))
+    assert f"is {own:.2f} on these data" in (PAGES / "uw-regression.md").read_text(encoding="utf-8")
+    assert all(run["σ2 end"] < run["line2"] for run in runs if "line2" in run)
