@@ -8,8 +8,11 @@ included, and then, as an implementation with all doors, to all checks of all ch
 
 from __future__ import annotations
 
+import ast
 import json
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -18,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from mtlref.conformance import Implementation, runner
+from mtlref.conformance import Implementation, runner, watchdog
 from mtlref.conformance.check import Skipped, applicable, run_check
 from mtlref.conformance.implementation import AdapterError, Answers
 from mtlref.conformance.live import task_gradients
@@ -27,7 +30,7 @@ from mtlref.conformance.trial import Departure
 from mtlref.methods import METHODS
 from mtlref.vectors import load
 from mtlref.vectors.replay import observables
-from tests.mutation.overlay import over
+from tests.mutation.overlay import TREE, over
 
 JUDGED: Mapping[str, tuple[str, ...]] = {
     **{f"methods/{stem}.py": (stem,) for stem in (*METHODS, "hmoe")},
@@ -49,6 +52,10 @@ DECLARED: Mapping[str, tuple[dict[str, Any], ...]] = {
     "pcgrad": ({}, {"include_self": True}, {"reduction": "mean"}),
 }
 """What is declared, beside nothing: every choice has its own equations."""
+
+
+CASES: Mapping[str, int] = {"step": 16, "run": 4, "live": 4}
+"""How many cases of each kind a first pass has; what it lets through is put to as many as the kit itself has."""
 
 
 # THE SUBJECT
@@ -144,17 +151,28 @@ def tests_of(stem: str) -> tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ..
 
 
 @lru_cache(maxsize=None)
-def prepared(stem: str, choice: int) -> Session:
+def prepared(stem: str, choice: int, all_cases: bool) -> Session:
     """Return a session whose cases have been drawn: they are the same for every mutant."""
     found = runner.session(implementation(stem, DECLARED.get(stem, ({},))[choice]))
+    kept = runner.SIZES
+    runner.SIZES = kept if all_cases else CASES
     for check in found.checks:
         found.cases(found.kind(check.on))
+    runner.SIZES = kept
     return found
 
 
-def check_that_tells(stem: str, choice: int) -> str | None:
+def at_once(function: Callable[..., Any], arguments: tuple[Any, ...], patience: float) -> watchdog.Outcome:
+    """Return what comes of a call, made in this thread: what runs without end is ended with its process."""
+    try:
+        return watchdog.Outcome(value=function(*arguments))
+    except Exception as error:
+        return watchdog.Outcome(error=error)
+
+
+def check_that_tells(stem: str, choice: int, all_cases: bool) -> str | None:
     """Return the check that an implementation under a declared choice fails, and where; None if it passes all."""
-    ready = prepared(stem, choice)
+    ready = prepared(stem, choice, all_cases)
     session = Session(ready.impl, Answers(ready.impl, ready.plan.matrixwise), ready.plan, ready.checks, ready.drawn)
     if session.unusable is not None:
         return f"unusable: {session.unusable}"
@@ -171,36 +189,103 @@ def check_that_tells(stem: str, choice: int) -> str | None:
     return None
 
 
-def judges(module: str) -> Iterator[Callable[[], str | None]]:
+def judges(module: str, all_cases: bool) -> Iterator[Callable[[], str | None]]:
     """Yield what a module is put to, the quickest first: the vectors of all its stems, then the checks."""
     for stem in JUDGED[module]:
         if stem != "jacobian":
             yield lambda stem=stem: vector_that_tells(stem)
-    for stem in JUDGED[module]:
-        if find_spec(f"mtlref.conformance.checks.{stem}") is not None:
-            for choice in range(len(DECLARED.get(stem, ({},)))):
-                yield lambda stem=stem, choice=choice: check_that_tells(stem, choice)
+    for stem, choice in checked(module):
+        yield lambda stem=stem, choice=choice: check_that_tells(stem, choice, all_cases)
 
 
-def prepare(module: str) -> None:
-    """Read the vectors and draw the cases that a module is put to, once for all its mutants."""
+def checked(module: str) -> list[tuple[str, int]]:
+    """Return the stems and the choices that there are checks for."""
+    stems = [stem for stem in JUDGED[module] if find_spec(f"mtlref.conformance.checks.{stem}") is not None]
+    return [(stem, choice) for stem in stems for choice in range(len(DECLARED.get(stem, ({},))))]
+
+
+# WHAT IS REACHED
+
+
+def statement(text: str, line: int) -> range:
+    """Return the lines of the smallest statement at a line, of one with a body those of its head."""
+    found = range(line, line + 1)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.stmt):
+            first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", ()))])
+            body = getattr(node, "body", None)
+            last = max(first, body[0].lineno - 1) if body else node.end_lineno or first
+            if first <= line <= last:
+                found = range(first, last + 1)
+    return found
+
+
+@contextmanager
+def traced(module: str) -> Iterator[set[int]]:
+    """Keep the lines of a module that are run meanwhile."""
+    file, lines = str(TREE / module), set[int]()
+
+    def local(frame: Any, event: str, _: Any) -> Any:
+        lines.add(frame.f_lineno)
+        return local
+
+    sys.settrace(lambda frame, event, _: local(frame, event, _) if frame.f_code.co_filename == file else None)
+    try:
+        yield lines
+    finally:
+        sys.settrace(None)
+
+
+@lru_cache(maxsize=None)
+def prepare(module: str, all_cases: bool = True) -> tuple[frozenset[int], ...]:
+    """Read the vectors and draw the cases that a module is put to, and return what lines each judge reaches.
+
+    Those that loading reaches are reached by all. Errors: AssertionError if the module is told as it is.
+    """
     for stem in JUDGED[module]:
         if stem != "jacobian":
             tests_of(stem)
-        if find_spec(f"mtlref.conformance.checks.{stem}") is not None:
-            for choice in range(len(DECLARED.get(stem, ({},)))):
-                prepared(stem, choice)
+    for stem, choice in checked(module):
+        prepared(stem, choice, all_cases)
+    found = []
+    with judging(module, (TREE / module).read_text(encoding="utf-8")):
+        with traced(module) as loaded:
+            import_module("mutant.methods")
+        for judge in judges(module, all_cases):
+            with traced(module) as lines:
+                told = judge()
+            if told is not None:
+                raise AssertionError(f"{module} is told as it is: {told}")
+            found.append(frozenset(loaded | lines))
+    return tuple(found)
 
 
-def killer(module: str, text: str) -> str | None:
-    """Return what tells `text`, in the place of a module, from the specification; None if nothing does."""
-    with over("mutant", {module: text}), np.errstate(all="ignore"):
+@contextmanager
+def judging(module: str, text: str) -> Iterator[None]:
+    """Have `mutant` be the package with that text, and calls be made at once: the process has to have a limit."""
+    kept, watchdog.call = watchdog.call, at_once
+    try:
+        with over("mutant", {module: text}), np.errstate(all="ignore"):
+            yield
+    finally:
+        watchdog.call = kept
+
+
+def killer(module: str, text: str, all_cases: bool = True, changed: Container[int] | None = None) -> str | None:
+    """Return what tells `text`, in the place of a module, from the specification; None if nothing does.
+
+    `all_cases`: as many as the kit has; otherwise `CASES`. `changed`: the lines of the statement that is another, of
+    the module as it was; a judge that does not reach them cannot tell. Run it in a process of its own, with a limit.
+    """
+    reached = prepare(module, all_cases) if changed is not None else ()
+    with judging(module, text):
         try:
             import_module("mutant.methods")
         except Exception as error:
             return f"cannot be loaded: {type(error).__name__}: {error}"
-        for judge in judges(module):
-            told = judge()
-            if told is not None:
-                return told
+        for i, judge in enumerate(judges(module, all_cases)):
+            if changed is None or any(line in changed for line in reached[i]):
+                told = judge()
+                if told is not None:
+                    return told
     return None

@@ -34,6 +34,9 @@ from cosmic_ray.work_item import TestOutcome, WorkerOutcome, WorkItem, WorkResul
 
 from tests.mutation.overlay import TREE, over
 
+Ask = Callable[[str, str, int], "str | None"]
+"""What tells a mutant, by its module, its text and its line; None if nothing does."""
+
 SECONDS, MEMORY = 180, 3 * 2**30
 """What a mutant may take: one that takes more is told by that."""
 
@@ -91,14 +94,21 @@ def bare(text: str) -> str:
     return ast.dump(Bare().visit(ast.parse(text)))
 
 
-def by_the_kit(module: str, text: str) -> str | None:
-    """Return what of the kit tells the mutant; None if nothing does."""
-    from tests.mutation.kill import killer
+def by_the_kit(module: str, text: str, line: int) -> str | None:
+    """Return what of the kit tells a mutant that differs at a line; None if nothing does."""
+    from tests.mutation.kill import killer, statement
 
-    return killer(module, text)
+    return killer(module, text, False, statement((TREE / module).read_text(encoding="utf-8"), line))
 
 
-def by_the_tests(module: str, text: str) -> str | None:
+def by_all_cases(module: str, text: str, line: int) -> str | None:
+    """Return what tells the mutant, with as many cases as the kit has; None if nothing does."""
+    from tests.mutation.kill import killer, statement
+
+    return killer(module, text, True, statement((TREE / module).read_text(encoding="utf-8"), line))
+
+
+def by_the_tests(module: str, text: str, line: int) -> str | None:
     """Return the first of the module's tests that fails for the mutant; None if none does."""
     import pytest
 
@@ -123,7 +133,7 @@ def by_the_tests(module: str, text: str) -> str | None:
 # FORKS
 
 
-def forked(ask: Callable[[str, str], str | None], module: str, text: str) -> str | None:
+def forked(ask: Ask, module: str, text: str, line: int) -> str | None:
     """Return what `ask` answers in a process of its own, or that it took too much."""
     reader, writer = os.pipe()
     child = os.fork()
@@ -133,7 +143,7 @@ def forked(ask: Callable[[str, str], str | None], module: str, text: str) -> str
         os.dup2(silence, 2)
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
         try:
-            answer = ask(module, text)
+            answer = ask(module, text, line)
         except BaseException as error:
             answer = f"{type(error).__name__}: {error}"[:300]
         os.write(writer, pickle.dumps(answer))
@@ -168,19 +178,27 @@ def place(item: WorkItem) -> tuple[Any, ...]:
     return spec.start_pos, spec.operator_name, spec.occurrence
 
 
-def judge(db: WorkDB, item: WorkItem, ask: Callable[[str, str], str | None], stage: str, known: dict[str, Any]) -> str:
+def judge(db: WorkDB, item: WorkItem, ask: Ask, stage: str, known: dict[str, Any]) -> str:
     """Put a mutant to a stage, keep what comes of it, and return it in a word."""
     module, before, after = mutant(item)
     if stage == "kit" and bare(before) == bare(after):
         known, outcome = {"annotation": True}, TestOutcome.INCOMPETENT
     else:
-        known = {**known, stage: forked(ask, module, after)}
+        known = {**known, stage: forked(ask, module, after, item.mutations[0].start_pos[0])}
         told = known.get("kit") or known.get("tests")
         outcome = TestOutcome.SURVIVED if told is None else TestOutcome.KILLED
-    old, new = before.split("\n"), after.split("\n")
-    diff = "\n".join(f"{n + 1}: {a.strip()}\n  -> {b.strip()}" for n, (a, b) in enumerate(zip(old, new)) if a != b)
-    db.set_result(item.job_id, WorkResult(WorkerOutcome.NORMAL, json.dumps(known), outcome, diff))
+    db.set_result(item.job_id, WorkResult(WorkerOutcome.NORMAL, json.dumps(known), outcome, change(before, after)))
     return outcome.value
+
+
+def change(before: str, after: str) -> str:
+    """Return the lines that differ, before → after; of a line that is gone, the next one with it."""
+    old, new = before.split("\n"), after.split("\n")
+    first = next(i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b)
+    ends = list(zip(old[:first:-1], new[:first:-1], strict=False))
+    same = next((i for i, (a, b) in enumerate(ends) if a != b), len(ends))
+    parts = (lines[first : max(first + 1, len(lines) - same)] for lines in (old, new))
+    return " → ".join(" ".join(line.strip() for line in lines) for lines in parts)
 
 
 def main() -> int:
@@ -189,10 +207,10 @@ def main() -> int:
     parser.add_argument("session")
     parser.add_argument("modules", nargs="*", help="mtlref/methods/gradnorm.py …; all of the session if none is given")
     parser.add_argument("--tests", action="store_true", help="put what the kit has let through to the project's tests")
-    parser.add_argument("--again", action="store_true", help="put what has survived to it once more")
+    parser.add_argument("--again", action="store_true", help="put what has survived to it once more, to all cases")
     parser.add_argument("--sample", type=int, help="at most so many mutants a module, drawn with a fixed seed")
     given = parser.parse_args()
-    stage, ask = ("tests", by_the_tests) if given.tests else ("kit", by_the_kit)
+    stage, ask = ("tests", by_the_tests) if given.tests else ("kit", by_all_cases if given.again else by_the_kit)
     with use_db(given.session, WorkDB.Mode.open) as db:
         results = {job: json.loads(result.output) for job, result in db.results}
         for item in chosen(db.work_items, given.modules, given.sample):
@@ -202,7 +220,7 @@ def main() -> int:
                 continue
             if not given.tests and not (known is None or (given.again and survived)):
                 continue
-            warm(stage, Path(item.mutations[0].module_path).relative_to("mtlref").as_posix())
+            warm(ask, Path(item.mutations[0].module_path).relative_to("mtlref").as_posix())
             started, spec = time.monotonic(), item.mutations[0]
             word = judge(db, item, ask, stage, known or {})
             where = f"{spec.module_path}:{spec.start_pos[0]} {spec.operator_name} {spec.occurrence}"
@@ -210,12 +228,12 @@ def main() -> int:
     return 0
 
 
-def warm(stage: str, module: str) -> None:
+def warm(ask: Ask, module: str) -> None:
     """Load, before a fork, what every mutant of a module needs."""
-    if stage == "kit":
+    if ask is not by_the_tests:
         from tests.mutation.kill import prepare
 
-        prepare(module)
+        prepare(module, ask is by_all_cases)
     else:
         import hypothesis  # noqa: F401
         import pytest  # noqa: F401
