@@ -114,6 +114,8 @@ def refusals() -> Iterator[Case]:
     named = {"equation": "COV-2", "argument": "loss_means", "task": 0}
     bad = given(3, [0.0, 1.0], [1.0, 0.75], [0.25, 0.04], [0.5, 0.5], [1.0, 1.0])
     yield Case("zero-mean", "a mean loss of 0: the ratio divides by it", bad, refused=named)
+    bad = given(3, [-2.0, 1.0], [1.0, 0.75], [0.25, 0.04], [0.5, 0.5], [1.0, 1.0])
+    yield Case("negative-mean", "a mean loss below 0", bad, refused=named)
     named = {"equation": "COV-5", "argument": "state.M", "task": 1}
     bad = given(3, [2.0, 1.0], [1.0, 0.75], [0.25, -0.04], [0.5, 0.5], [1.0, 1.0])
     yield Case("negative-variance", "a variance below 0", bad, refused=named)
@@ -130,6 +132,7 @@ def refused_parameters() -> Iterator[Group]:
     """Yield hyper-parameters that have to be refused, whatever the input."""
     for name, changed, tag in (
         ("decay-one", {"decay": 1.0}, "COV-1"),
+        ("decay-above-one", {"decay": 1.5}, "COV-1"),
         ("decay-zero", {"decay": 0.0}, "COV-1"),
         ("statistics-unknown", {"statistics": "next"}, "COV-8"),
         ("observed-unknown", {"observed": "gradient"}, "COV-2"),

@@ -161,19 +161,24 @@ def forked(ask: Ask, module: str, text: str, line: int) -> str | None:
 # THE SESSION
 
 
-def chosen(items: Sequence[WorkItem], modules: Sequence[str], sample: int | None) -> list[WorkItem]:
-    """Return the mutants of these modules, of each at most `sample`, drawn with a fixed seed."""
-    found: list[WorkItem] = []
+AT_A_TIME = 30
+"""How many mutants of a module are taken before those of the next: wherever a run is stopped, it has a random sample
+of each."""
+
+
+def shuffled(items: Sequence[WorkItem], modules: Sequence[str]) -> list[WorkItem]:
+    """Return the mutants of these modules, of all if none is given: in a random order that is always the same, some
+    of each module at a time."""
+    ranked: list[tuple[int, str, WorkItem]] = []
     for module in modules or sorted({str(item.mutations[0].module_path) for item in items}):
         mine = sorted((item for item in items if str(item.mutations[0].module_path) == module), key=place)
-        if sample is not None and sample < len(mine):
-            mine = sorted(random.Random(module).sample(mine, sample), key=place)
-        found += mine
-    return found
+        random.Random(module).shuffle(mine)
+        ranked += [(rank // AT_A_TIME, module, item) for rank, item in enumerate(mine)]
+    return [item for _, _, item in sorted(ranked, key=lambda entry: entry[0])]
 
 
 def place(item: WorkItem) -> tuple[Any, ...]:
-    """Return what orders the mutants of a module."""
+    """Return what tells the mutants of a module apart."""
     spec = item.mutations[0]
     return spec.start_pos, spec.operator_name, spec.occurrence
 
@@ -208,12 +213,11 @@ def main() -> int:
     parser.add_argument("modules", nargs="*", help="mtlref/methods/gradnorm.py …; all of the session if none is given")
     parser.add_argument("--tests", action="store_true", help="put what the kit has let through to the project's tests")
     parser.add_argument("--again", action="store_true", help="put what has survived to it once more, to all cases")
-    parser.add_argument("--sample", type=int, help="at most so many mutants a module, drawn with a fixed seed")
     given = parser.parse_args()
     stage, ask = ("tests", by_the_tests) if given.tests else ("kit", by_all_cases if given.again else by_the_kit)
     with use_db(given.session, WorkDB.Mode.open) as db:
         results = {job: json.loads(result.output) for job, result in db.results}
-        for item in chosen(db.work_items, given.modules, given.sample):
+        for item in shuffled(db.work_items, given.modules):
             known = results.get(item.job_id)
             survived = known is not None and not known.get("annotation") and known["kit"] is None
             if given.tests and not (survived and (given.again or "tests" not in known)):
