@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import mtlref
 from mtlref.contract import direction
+from mtlref.notation import EQUATIONS
 from tests.problems import WHOLE_RANGE, jacobians, positive
 
 ULP = np.finfo(float).eps
@@ -178,6 +179,18 @@ def test_a_method_is_a_value(stem):
     for name in ("title", *(field.name for field in dataclasses.fields(method))):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(method, name, None)
+
+
+@pytest.mark.parametrize("stem", list(mtlref.METHODS))
+def test_every_tag_of_a_method_is_an_equation(stem):
+    """Registered, and so evaluated with NumPy's warnings as errors."""
+    method = example(mtlref.METHODS[stem])
+    assert {*method.tags.values(), method.start, method.heads} <= set(EQUATIONS)
+
+
+def test_every_tag_of_the_quadratic_programs_is_an_equation():
+    assert mtlref.qp.__doc__
+    assert {f"QP-{n}" for n in (1, 3, 4, 5, 6, 7, 8, 9)} <= set(EQUATIONS)
 
 
 DEFAULTS = {

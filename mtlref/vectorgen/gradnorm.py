@@ -213,6 +213,8 @@ def refusals() -> Iterator[Case]:
     bad = hand_given([1.0] * 3, [1.0] * 3, [1.0, 1.0, 1.0], [10.0, 80.0, 90.0])
     named = {"equation": "GN-7", "argument": "lr", "task": 2}
     yield Case("sum-not-positive", "the update takes the sum of the weights below 0", bad, refused=named)
+    bad = hand_given([1.0] * 3, [1.0] * 3, [1.0, 1.0, 1.0], [20.0, 60.0, 80.0])
+    yield Case("sum-zero", "the update takes the sum of the weights to 0", bad, refused=named)
 
 
 def refused_runs() -> Iterator[Case]:

@@ -7,7 +7,8 @@
 
 cosmic-ray makes the mutants and keeps the session; nothing is written to the tree. Each result's output is a line of
 JSON: {"kit": what told the mutant, or null, "tests": …}. A mutant whose code is the same but for its annotations, which
-nothing evaluates, is not one, and is marked so: {"annotation": true}. Run it with OPENBLAS_NUM_THREADS=1.
+nothing evaluates, is not one, and is marked so: {"annotation": true}. A run that is stopped goes on where it was.
+Run it with OPENBLAS_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ Ask = Callable[[str, str, int], "str | None"]
 SECONDS, MEMORY = 180, 3 * 2**30
 """What a mutant may take: one that takes more is told by that."""
 
-TESTS: dict[str, Sequence[str]] = {
+TESTS: dict[str, tuple[str, ...]] = {
     "methods/combination.py": ("methods/test_combination.py", "methods/test_combination_laws.py"),
     "methods/cov.py": ("methods/test_cov.py", "methods/test_cov_official.py"),
     "methods/hmoe.py": ("methods/test_hmoe.py", "methods/test_hmoe_mask.py"),
@@ -53,7 +54,8 @@ TESTS: dict[str, Sequence[str]] = {
     "autograd.py": ("test_autograd.py", "test_networks.py"),
     "rules.py": ("test_autograd.py", "test_networks.py"),
 }
-"""The tests of a module; those of a method that is not named here are tests/methods/test_<stem>.py."""
+"""The tests of a module, beside test_contract.py; those of a method that is not named here are
+methods/test_<stem>.py."""
 
 
 # WHAT A FORK IS ASKED
@@ -123,7 +125,7 @@ def by_the_tests(module: str, text: str, line: int) -> str | None:
             if report.failed:
                 failed.append(report.nodeid)
 
-    names = TESTS.get(module, (f"methods/test_{Path(module).stem}.py",))
+    names = TESTS.get(module, (f"methods/test_{Path(module).stem}.py",)) + ("test_contract.py",)
     files = [str(TREE.parent / "tests" / name) for name in names]
     with over("mtlref", {module: text}):
         status = pytest.main(["-x", "-q", "--no-header", "-p", "no:cacheprovider", *files], plugins=[First()])
@@ -167,8 +169,7 @@ of each."""
 
 
 def shuffled(items: Sequence[WorkItem], modules: Sequence[str]) -> list[WorkItem]:
-    """Return the mutants of these modules, of all if none is given: in a random order that is always the same, some
-    of each module at a time."""
+    """Return the mutants of these modules, of all if none is given: in one random order, some of each at a time."""
     ranked: list[tuple[int, str, WorkItem]] = []
     for module in modules or sorted({str(item.mutations[0].module_path) for item in items}):
         mine = sorted((item for item in items if str(item.mutations[0].module_path) == module), key=place)

@@ -16,6 +16,7 @@ import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,13 @@ class Mutant:
         return self.result is not None and not self.result.get("annotation") and self.result["kit"] is None
 
 
-def mutants(session: str) -> list[Mutant]:
+def mutants(session: str | Path) -> list[Mutant]:
     """Return the mutants of a session, as cosmic-ray keeps them."""
     query = (
         "SELECT module_path, start_pos_row, operator_name, diff, output FROM mutation_specs "
         "LEFT JOIN work_results USING (job_id) ORDER BY module_path, start_pos_row, operator_name, occurrence"
     )
-    with sqlite3.connect(session) as db:
+    with closing(sqlite3.connect(session)) as db:
         rows = list(db.execute(query))
     return [Mutant(*row[:3], row[3] or "", None if row[4] is None else json.loads(row[4])) for row in rows]
 
@@ -104,27 +105,39 @@ def row(name: str, counts: Counter[str]) -> str:
     return f"{name:26}" + "".join(f"{counts[column]:11}" for column in COLUMNS) + shares
 
 
+def table(found: Iterable[Mutant], listed: Mapping[tuple[str, str], str]) -> list[str]:
+    """Return the lines of the table: a module each, and all together."""
+    found = list(found)
+    head = f"{'module':26}" + "".join(f"{column:>11}" for column in COLUMNS) + f"{'kit':>11}{'with tests':>11}"
+    modules = {module: [mutant for mutant in found if mutant.module == module] for module in (m.module for m in found)}
+    rows = [row(module, counted(mine, listed)) for module, mine in modules.items()]
+    return [head, *rows, row("together", counted(found, listed))]
+
+
+def stale(found: Iterable[Mutant], listed: Mapping[tuple[str, str], str]) -> list[tuple[str, str]]:
+    """Return what is listed as equivalent and has been told all the same."""
+    found = list(found)
+    through = {mutant.key for mutant in found if mutant.left and not (mutant.result or {}).get("tests")}
+    told = {mutant.key for mutant in found if mutant.result is not None} - through
+    return [key for key in listed if key in told]
+
+
 def main() -> int:
-    """Print the table, on request the mutants that are left, and return 1 if the list names what is not left."""
+    """Print the table, on request the mutants that are left, and return 1 if one is listed that has been told."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("session")
     parser.add_argument("--survivors", action="store_true", help="list what nothing has told, and is not equivalent")
     given = parser.parse_args()
     found, listed = mutants(given.session), equivalents()
-    print(f"{'module':26}" + "".join(f"{column:>11}" for column in COLUMNS) + f"{'kit':>11}{'with tests':>11}")
-    for module in dict.fromkeys(mutant.module for mutant in found):
-        print(row(module, counted((mutant for mutant in found if mutant.module == module), listed)))
-    print(row("together", counted(found, listed)))
+    print("\n".join(table(found, listed)))
     if given.survivors:
         for mutant in found:
             if mutant.left and mutant.key not in listed and not (mutant.result or {}).get("tests"):
                 print(f"{mutant.module}:{mutant.line} {mutant.operator}\n  {mutant.change}")
-    told = {mutant.key for mutant in found if mutant.result is not None and not mutant.left}
-    open_ = {mutant.key for mutant in found if mutant.left}
-    stale = [key for key in listed if key in told and key not in open_]
-    for module, change in stale:
+    wrong = stale(found, listed)
+    for module, change in wrong:
         print(f"listed as equivalent, but told: {module}: {change}")
-    return int(bool(stale))
+    return int(bool(wrong))
 
 
 if __name__ == "__main__":
