@@ -1,6 +1,6 @@
 """Kill: which part of the kit tells a changed module from the specification?
 
-    killer("methods/gradnorm.py", text)  ->  "vector GN-…", "check_gradnorm_… on …", "cannot be loaded: …", or None
+    killer("methods/gradnorm.py", text)  ->  "vector hand-k3", "check_gradnorm_… on …", "cannot be loaded: …", or None
 
 The text is loaded as a part of a second package, `mutant` (`overlay`), which is put to the golden vectors, refusals
 included, and then, as an implementation with all doors, to all checks of all choices. The first departure ends it.
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from functools import lru_cache
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -35,8 +35,8 @@ from tests.mutation.overlay import TREE, over
 JUDGED: Mapping[str, tuple[str, ...]] = {
     **{f"methods/{stem}.py": (stem,) for stem in (*METHODS, "hmoe")},
     "methods/stages.py": ("combination",),
-    **{name: ("pe_ltr",) for name in ("qp.py", "rationals.py", "certificate.py")},
-    **{name: ("jacobian", "hmoe") for name in ("autograd.py", "rules.py")},
+    **dict.fromkeys(("qp.py", "rationals.py", "certificate.py"), ("pe_ltr",)),
+    **dict.fromkeys(("autograd.py", "rules.py"), ("jacobian", "hmoe")),
 }
 """By module, what it is a part of: the stems whose vectors and checks it is put to."""
 
@@ -112,7 +112,7 @@ def gradients(live: Any, state: Any) -> dict[str, Any]:
 
 
 def implementation(stem: str, choices: Mapping[str, Any]) -> Implementation:
-    """Return the mutated method as an implementation, of which the functions look `mutant` up when they are called."""
+    """Return the mutated method as an implementation, whose functions look `mutant` up when they are called."""
     if stem == "jacobian":
         return Implementation(stem, name="mutant", step=gradients, choices=choices)
     return Implementation(stem, name="mutant", step=step, run=run, choices=choices)
@@ -143,14 +143,14 @@ def vector_that_tells(stem: str) -> str | None:
     return None
 
 
-@lru_cache(maxsize=None)
+@cache
 def tests_of(stem: str) -> tuple[tuple[Mapping[str, Any], Mapping[str, Any]], ...]:
     """Return the vectors of a method, each with its group, the shortest first."""
     found = [(group, test) for group in load(stem)["groups"] for test in group["tests"]]
     return tuple(sorted(found, key=lambda pair: len(json.dumps(pair[1]["input"]))))
 
 
-@lru_cache(maxsize=None)
+@cache
 def prepared(stem: str, choice: int, all_cases: bool) -> Session:
     """Return a session whose cases have been drawn: they are the same for every mutant."""
     found = runner.session(implementation(stem, DECLARED.get(stem, ({},))[choice]))
@@ -236,7 +236,7 @@ def traced(module: str) -> Iterator[set[int]]:
         sys.settrace(None)
 
 
-@lru_cache(maxsize=None)
+@cache
 def prepare(module: str, all_cases: bool = True) -> tuple[frozenset[int], ...]:
     """Read the vectors and draw the cases that a module is put to, and return what lines each judge reaches.
 

@@ -1,8 +1,8 @@
 """Overlay: mtlref with one module's text replaced, imported from memory; no file is changed.
 
 `over("mutant", …)` puts a second package beside mtlref: the same files under another name, so that the kit, which
-judges, and what is judged share nothing but NumPy. `over("mtlref", …)` puts the text in the place of mtlref's own, for
-tests that import it.
+judges, and what is judged share nothing but NumPy. `over("mtlref", …)` puts the text in the place of mtlref's own,
+for tests that import it.
 """
 
 from __future__ import annotations

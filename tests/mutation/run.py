@@ -6,9 +6,9 @@
     python -m tests.mutation.score session.sqlite
 
 cosmic-ray makes the mutants and keeps the session; nothing is written to the tree. Each result's output is a line of
-JSON: {"kit": what told the mutant, or null, "tests": …}. A mutant whose code is the same but for its annotations, which
-nothing evaluates, is not one, and is marked so: {"annotation": true}. A run that is stopped goes on where it was.
-Run it with OPENBLAS_NUM_THREADS=1.
+JSON: {"kit": what told the mutant, or null, "tests": …}. A mutant whose code is the same but for its annotations,
+which nothing evaluates, is not one, and is marked so: {"annotation": true}. A run that is stopped goes on where it
+was. Run it with OPENBLAS_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def by_the_tests(module: str, text: str, line: int) -> str | None:
             if report.failed:
                 failed.append(report.nodeid)
 
-    names = TESTS.get(module, (f"methods/test_{Path(module).stem}.py",)) + ("test_contract.py",)
+    names = (*TESTS.get(module, (f"methods/test_{Path(module).stem}.py",)), "test_contract.py")
     files = [str(TREE.parent / "tests" / name) for name in names]
     with over("mtlref", {module: text}):
         status = pytest.main(["-x", "-q", "--no-header", "-p", "no:cacheprovider", *files], plugins=[First()])
@@ -211,8 +211,8 @@ def main() -> int:
     """Carry out what is left of a session."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("session")
-    parser.add_argument("modules", nargs="*", help="mtlref/methods/gradnorm.py …; all of the session if none is given")
-    parser.add_argument("--tests", action="store_true", help="put what the kit has let through to the project's tests")
+    parser.add_argument("modules", nargs="*", help="mtlref/methods/gradnorm.py …; all if none is given")
+    parser.add_argument("--tests", action="store_true", help="put what the kit lets through to the project's tests")
     parser.add_argument("--again", action="store_true", help="put what has survived to it once more, to all cases")
     given = parser.parse_args()
     stage, ask = ("tests", by_the_tests) if given.tests else ("kit", by_all_cases if given.again else by_the_kit)

@@ -109,8 +109,8 @@ def table(found: Iterable[Mutant], listed: Mapping[tuple[str, str], str]) -> lis
     """Return the lines of the table: a module each, and all together."""
     found = list(found)
     head = f"{'module':26}" + "".join(f"{column:>11}" for column in COLUMNS) + f"{'kit':>11}{'with tests':>11}"
-    modules = {module: [mutant for mutant in found if mutant.module == module] for module in (m.module for m in found)}
-    rows = [row(module, counted(mine, listed)) for module, mine in modules.items()]
+    modules = dict.fromkeys(mutant.module for mutant in found)
+    rows = [row(name, counted((mutant for mutant in found if mutant.module == name), listed)) for name in modules]
     return [head, *rows, row("together", counted(found, listed))]
 
 

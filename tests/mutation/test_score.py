@@ -8,8 +8,8 @@ from contextlib import closing
 
 import pytest
 
-from tests.mutation.score import counted, equivalents, interval, mutants, row, stale
 from tests.mutation.overlay import TREE
+from tests.mutation.score import counted, equivalents, interval, mutants, row, stale
 
 RESULTS = [
     {"annotation": True},
