@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import mtlref
 from mtlref.contract import direction
+from mtlref.notation import EQUATIONS
 from tests.problems import WHOLE_RANGE, jacobians, positive
 
 ULP = np.finfo(float).eps
@@ -168,6 +169,61 @@ def test_every_method_keeps_the_contract(stem):
         state.weights = np.ones(3)
     with pytest.raises(TypeError):
         out.terms["w"] = 1.0
+
+
+@pytest.mark.parametrize("stem", list(mtlref.METHODS))
+def test_a_method_is_a_value(stem):
+    method, twin = example(mtlref.METHODS[stem]), example(mtlref.METHODS[stem])
+    assert method == twin
+    assert hash(method) == hash(twin)
+    for name in ("title", *(field.name for field in dataclasses.fields(method))):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(method, name, None)
+
+
+@pytest.mark.parametrize("stem", list(mtlref.METHODS))
+def test_every_tag_of_a_method_is_an_equation(stem):
+    """Registered, and so evaluated with NumPy's warnings as errors."""
+    method = example(mtlref.METHODS[stem])
+    assert {*method.tags.values(), method.start, method.heads} <= set(EQUATIONS)
+
+
+def test_every_tag_of_the_quadratic_programs_is_an_equation():
+    assert mtlref.qp.__doc__
+    assert {f"QP-{n}" for n in (1, 3, 4, 5, 6, 7, 8, 9)} <= set(EQUATIONS)
+
+
+DEFAULTS = {
+    "equal": {},
+    "fixed": {"weights": 1.0},
+    "gradnorm": {"alpha": 1.5, "lr": 0.025, "optimiser": None, "negative": "keep"},
+    "pe_ltr": {"bounds": None, "solver": "published", "timing": "next"},
+    "pcgrad": {"include_self": False, "reduction": "sum"},
+    "uncertainty": {"likelihoods": "gaussian", "lr": 1e-3, "optimiser": None, "dimensions": None},
+    "dwa": {"temperature": 2.0},
+    "cov": {"statistics": "current", "decay": None, "observed": "ratio"},
+}
+"""The papers' values, and the choices that the derivations give as ours."""
+
+
+@pytest.mark.parametrize("stem", list(DEFAULTS))
+def test_the_defaults_are_the_documented_ones(stem):
+    method = mtlref.METHODS[stem]()
+    assert {field.name: getattr(method, field.name) for field in dataclasses.fields(method)} == DEFAULTS[stem]
+
+
+@pytest.mark.parametrize("stem", ["equal", "gradnorm", "pe_ltr", "uncertainty", "dwa", "cov", "fixed"])
+def test_three_hundred_tasks_are_as_many_as_any(stem):
+    """More than the integers that Python keeps one object of: nothing may compare counts by identity."""
+    cls, K = mtlref.METHODS[stem], 300
+    method = cls((0.5,) * K) if stem == "fixed" else cls()
+    rng = np.random.default_rng(0)
+    state = method.init(K)
+    for _ in range(2):
+        out = method.step(state, np.exp(rng.standard_normal(K)), 1e-3 * rng.standard_normal((K, 2)))
+        assert out.weights.shape == out.state.weights.shape == (K,)
+        assert np.isfinite(out.weights).all()
+        state = out.state
 
 
 def example(cls):

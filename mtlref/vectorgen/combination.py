@@ -209,6 +209,10 @@ def refused_steps() -> Iterator[Group]:
     yield group("step", [empty], stage("fixed", weights=[1.0, 0.0]), stage("cov"))
     inverse = Case("inverse-of-zero", "a weight of 0 has no inverse", made, refused=refusal("COMB-4", "u", 0))
     yield group("step", [inverse], stage("fixed", weights=[1.0, 2.0]), stage("cov", -1.0))
+    made = given([{"weights": [1.0, 1.0], "losses_prev": [2.0, 1.0]}], [2.0, 1.0], [[1.0], [2.0]])
+    made["state"]["steps"] = 3
+    over = Case("epoch-over", "the epoch of three steps has ended", made, refused=refusal("COMB-1", "state.steps"))
+    yield group("step", [over], stage("dwa"), epoch=3)
     losses = [[2.0, 1.0], [0.5, 1.0], [1.0, 1.0], [-1.0, 1.0]]
     late = {"losses": losses, "jacobian": [[[1.0], [2.0]]] * 4}
     refused = {**refusal("COV-2", "losses", 0), "step": 3}

@@ -25,7 +25,7 @@ def groups() -> Iterator[Group]:
     yield group("step", [state_case("previous-k4", 4, 5, more)], statistics="previous")
     more = ("COV-C5",)
     yield group("run", [run(f"run-of-losses-k{K}", K, 9, K, more) for K in (3, 4)], observed="loss")
-    yield group("step", [state_case("of-losses-k3", 3, 5, more)], observed="loss")
+    yield group("step", [state_case("of-losses-k3", 3, 5, more), *lost()], observed="loss")
     yield from refused_parameters()
 
 
@@ -114,9 +114,23 @@ def refusals() -> Iterator[Case]:
     named = {"equation": "COV-2", "argument": "loss_means", "task": 0}
     bad = given(3, [0.0, 1.0], [1.0, 0.75], [0.25, 0.04], [0.5, 0.5], [1.0, 1.0])
     yield Case("zero-mean", "a mean loss of 0: the ratio divides by it", bad, refused=named)
+    bad = given(3, [-2.0, 1.0], [1.0, 0.75], [0.25, 0.04], [0.5, 0.5], [1.0, 1.0])
+    yield Case("negative-mean", "a mean loss below 0", bad, refused=named)
     named = {"equation": "COV-5", "argument": "state.M", "task": 1}
     bad = given(3, [2.0, 1.0], [1.0, 0.75], [0.25, -0.04], [0.5, 0.5], [1.0, 1.0])
     yield Case("negative-variance", "a variance below 0", bad, refused=named)
+    for name, mean in (("zero", 0.0), ("negative", -0.75)):
+        named = {"equation": "COV-6", "argument": "ratio_means", "task": 1}
+        bad = given(3, [2.0, 1.0], [1.0, mean], [0.25, 0.0], [0.5, 0.5], [1.0, 0.0])
+        yield Case(f"{name}-ratio-mean", f"a mean ratio of {mean}, and a loss of 0", bad, refused=named)
+
+
+def lost() -> Iterator[Case]:
+    """Yield steps with a deviation whose square is below the range, to either side of the mean."""
+    named = {"equation": "COV-5", "argument": "ratio", "task": 1}
+    for name, loss in (("above", 3e-200), ("below", 1e-200)):
+        bad = given(3, [2.0, 2e-200], [2.0, 2e-200], [0.25, 0.0], [0.5, 0.5], [1.0, loss])
+        yield Case(f"square-lost-{name}", f"a loss of {loss} after a mean of 2e-200", bad, refused=named)
 
 
 def refused_runs() -> Iterator[Case]:
@@ -130,6 +144,7 @@ def refused_parameters() -> Iterator[Group]:
     """Yield hyper-parameters that have to be refused, whatever the input."""
     for name, changed, tag in (
         ("decay-one", {"decay": 1.0}, "COV-1"),
+        ("decay-above-one", {"decay": 1.5}, "COV-1"),
         ("decay-zero", {"decay": 0.0}, "COV-1"),
         ("statistics-unknown", {"statistics": "next"}, "COV-8"),
         ("observed-unknown", {"observed": "gradient"}, "COV-2"),

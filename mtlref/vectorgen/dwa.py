@@ -118,6 +118,12 @@ def refusals() -> Iterator[Case]:
         refused={"equation": "DWA-1", "argument": "losses_prev", "task": 0},
     )
     yield Case(
+        "negative-before",
+        "a loss below 0 in the epoch before",
+        {"state": {"weights": [1.0, 1.0], "losses_prev": [1.0, -1.0]}, "losses": [1.0, 1.0]},
+        refused={"equation": "DWA-1", "argument": "losses_prev", "task": 1},
+    )
+    yield Case(
         "ratio-overflows",
         "the ratio is beyond the largest double",
         {"state": {"weights": [1.0, 1.0], "losses_prev": [1.0, 1e-200]}, "losses": [1.0, 1e200]},

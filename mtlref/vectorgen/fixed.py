@@ -35,6 +35,7 @@ def refusals() -> Iterator[Group]:
             "a weight is NaN",
             {"equation": "FIX-1", "argument": "weights", "task": 0},
         ),
+        ("too-many-weights", [1.0] * 3, "three weights for two tasks", {"equation": "FIX-1", "argument": "weights"}),
         ("too-few-weights", [1.0], "one weight for two tasks", {"equation": "FIX-1", "argument": "weights"}),
     ):
         yield Group("step", {"weights": weights}, [Case(name, comment, given(2), refused=named)])

@@ -190,6 +190,8 @@ def refusals() -> Iterator[Case]:
     named = {"equation": "GN-3", "argument": "initial_losses", "task": 2}
     bad = hand_given([1.0] * 3, [2.0, 2.0, 0.0], [2.0, 1.0, 1.0], norms)
     yield Case("zero-initial-loss", "a first loss of 0: the rate divides by it", bad, refused=named)
+    bad = hand_given([1.0] * 3, [2.0, 2.0, -4.0], [2.0, 1.0, 1.0], norms)
+    yield Case("negative-initial-loss", "a first loss below 0", bad, refused=named)
     bad = hand_given([1.0] * 3, start, [0.0, 0.0, 0.0], norms)
     yield Case(
         "all-losses-zero", "the mean of the rates is 0", bad, refused={"equation": "GN-3", "argument": "losses"}
@@ -211,6 +213,8 @@ def refusals() -> Iterator[Case]:
     bad = hand_given([1.0] * 3, [1.0] * 3, [1.0, 1.0, 1.0], [10.0, 80.0, 90.0])
     named = {"equation": "GN-7", "argument": "lr", "task": 2}
     yield Case("sum-not-positive", "the update takes the sum of the weights below 0", bad, refused=named)
+    bad = hand_given([1.0] * 3, [1.0] * 3, [1.0, 1.0, 1.0], [20.0, 60.0, 80.0])
+    yield Case("sum-zero", "the update takes the sum of the weights to 0", bad, refused=named)
 
 
 def refused_runs() -> Iterator[Case]:

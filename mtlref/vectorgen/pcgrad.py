@@ -122,6 +122,8 @@ def refusals() -> Iterator[Case]:
         ("no-draw", "three tasks need their orders", given(FAN, None), {}),
         ("draw-repeats", "task 1 meets task 2 twice", given(FAN, [[1, 2], [2, 2], [0, 1]]), {"task": 1}),
         ("draw-of-oneself", "task 0 meets itself", given(FAN, [[0, 2], [2, 0], [0, 1]]), {"task": 0}),
+        ("draw-out-of-range", "a task that is not there", given(FAN, [[1, 2], [2, 0], [0, 3]]), {"task": 2}),
+        ("draw-too-long", "three meetings a task", given(FAN, [[1, 2, 1], [2, 0, 2], [0, 1, 0]]), {}),
         ("draw-too-short", "one meeting a task", given(FAN, [[1], [2], [0]]), {}),
     ):
         yield Case(name, comment, made, refused={"equation": "PCG-2", "argument": "draw", **task})

@@ -150,6 +150,8 @@ def refused_parameters() -> Iterator[Group]:
     for name, comment, changed, named in (
         ("bounds-above-one", "bounds that no weights meet", {"bounds": [0.5, 0.5, 0.25]}, {"argument": "bounds"}),
         ("bound-negative", "a bound below 0", {"bounds": [0.25, -0.25, 0.25]}, {"argument": "bounds", "task": 1}),
+        ("bound-above-one", "a bound above 1", {"bounds": [0.0, 1.5, 0.0]}, {"argument": "bounds", "task": 1}),
+        ("bounds-too-many", "four bounds for three tasks", {"bounds": [0.25] * 4}, {"argument": "bounds"}),
         ("bounds-too-few", "two bounds for three tasks", {"bounds": [0.25, 0.25]}, {"argument": "bounds"}),
         ("solver-unknown", "no such solver", {"solver": "best"}, {"equation": "PELTR-4", "argument": "solver"}),
         ("timing-unknown", "no such timing", {"timing": "later"}, {"equation": "PELTR-7", "argument": "timing"}),

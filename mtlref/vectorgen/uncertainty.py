@@ -93,6 +93,18 @@ def refused_parameters() -> Iterator[Group]:
             {"likelihoods": ["gaussian"]},
             {"argument": "likelihoods"},
         ),
+        (
+            "likelihoods-too-many",
+            "three likelihoods for two tasks",
+            {"likelihoods": ["gaussian"] * 3},
+            {"argument": "likelihoods"},
+        ),
+        (
+            "dimensions-too-many",
+            "three dimensions for two tasks",
+            {"dimensions": [1] * 3},
+            {"argument": "dimensions"},
+        ),
         ("lr-zero", "a rate of 0", {"lr": 0.0}, {"argument": "lr"}),
         ("dimension-zero", "a task without outputs", {"dimensions": [1, 0]}, {"argument": "dimensions"}),
     ):
