@@ -50,6 +50,7 @@ DECLARED: Mapping[str, tuple[dict[str, Any], ...]] = {
     ),
     "pe_ltr": ({}, {"solver": "exact", "silent": "ruled"}, {"timing": "same", "silent": "ruled"}),
     "pcgrad": ({}, {"include_self": True}, {"reduction": "mean"}),
+    "hmoe": ({}, {"mix": "hidden"}, {"mix": "prob", "share_gate": True, "share_w": True}),
 }
 """What is declared, beside nothing: every choice has its own equations."""
 
@@ -111,10 +112,18 @@ def gradients(live: Any, state: Any) -> dict[str, Any]:
     return {"losses": values, "jacobian": task_gradients(J, live.shared), "head_gradients": np.concatenate(heads)}
 
 
+def passed(given: Any, state: Any) -> dict[str, Any]:
+    """Return the observables of a pass of HMoE."""
+    replay = import_module("mutant.vectors.replay")
+    found: dict[str, Any] = replay.observed(counterpart(given.method).network, "network", given.plain)
+    return found
+
+
 def implementation(stem: str, choices: Mapping[str, Any]) -> Implementation:
     """Return the mutated method as an implementation, whose functions look `mutant` up when they are called."""
-    if stem == "jacobian":
-        return Implementation(stem, name="mutant", step=gradients, choices=choices)
+    if stem in ("jacobian", "hmoe"):
+        asked = gradients if stem == "jacobian" else passed
+        return Implementation(stem, name="mutant", step=asked, choices=choices)
     return Implementation(stem, name="mutant", step=step, run=run, choices=choices)
 
 
