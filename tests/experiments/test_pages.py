@@ -34,6 +34,14 @@ def test_a_page_shows_its_result_and_its_figure(name):
     assert 5_000 < figure.stat().st_size < 400_000
 
 
+def test_every_experiment_has_its_result_and_the_readme_its_verdict():
+    assert tuple(DONE) == tuple(NAMES)
+    readme = (PAGES.parent.parent / "README.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ") for line in readme.splitlines() if line.startswith("| [") and "/experiments/" in line]
+    told = {row[0].split("]")[0].removeprefix("| ["): row[2].split(":")[0] for row in rows}
+    assert told == {name: result(name)["verdict"] for name in NAMES}
+
+
 @pytest.mark.parametrize("name", DONE)
 def test_the_result_is_that_of_the_default_settings_and_seeds(name):
     cls, found = experiment_of(name), result(name)
