@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from mtlref.audit.objects import parsed
+from mtlref.audit.objects import document_in
 from mtlref.audit.readers import DEFAULTS
-from mtlref.audit.tables import Layout, broken, listed, open_file, quoted
+from mtlref.audit.tables import Layout, broken, listed, quoted
 
 COLUMNS = ("step", "epoch", "name", "value")
 """What of a mapping file is one column's name."""
@@ -28,18 +28,7 @@ MAP_LIMIT = 1 << 24
 def read_map(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what a mapping file says as the arguments of `read_run`. Errors: LogError."""
     source = os.fspath(path)
-    try:
-        with open_file(source) as file:
-            content = file.read(MAP_LIMIT + 1)
-    except OSError as error:
-        raise broken(source, f"cannot be read: {error.strerror or error}") from error
-    if len(content) > MAP_LIMIT:
-        raise broken(source, f"is longer than {MAP_LIMIT} bytes")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise broken(source, f"is not UTF-8 at byte {error.start + 1}") from error
-    return arguments(source, parsed(source, text, "the mapping"))
+    return arguments(source, document_in(source, "the mapping", MAP_LIMIT))
 
 
 def arguments(source: str, document: object) -> dict[str, Any]:

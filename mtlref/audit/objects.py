@@ -15,7 +15,7 @@ import numpy as np
 
 from mtlref.audit.series import TABLE_LIMIT, Series
 from mtlref.audit.spool import BLOCK, Spool, spans
-from mtlref.audit.tables import Layout, Table, Wanted, broken, listed, quoted
+from mtlref.audit.tables import Layout, Table, Wanted, broken, listed, open_file, quoted
 from mtlref.audit.texts import Lines, left_out, long_columns, numbered, refuse_step
 from mtlref.notation import LogError
 
@@ -141,6 +141,22 @@ def widened(spool: Spool, width: int) -> Spool:
         block[:, : values.shape[1]] = values[span]
         wider.append(block)
     return wider
+
+
+def document_in(source: str, what: str, limit: int) -> object:
+    """Return what a JSON file of at most `limit` bytes says; errors call it `what`. Errors: LogError."""
+    try:
+        with open_file(source) as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise broken(source, f"cannot be read: {error.strerror or error}") from error
+    if len(content) > limit:
+        raise broken(source, f"is longer than {limit} bytes")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise broken(source, f"is not UTF-8 at byte {error.start + 1}") from error
+    return parsed(source, text, what)
 
 
 def parsed(source: str, text: str, where: str) -> object:

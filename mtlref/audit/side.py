@@ -8,8 +8,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from mtlref.audit.objects import parsed
-from mtlref.audit.tables import broken, listed, open_file, quoted
+from mtlref.audit.objects import document_in
+from mtlref.audit.tables import broken, listed, quoted
 
 SETTINGS = {"method": str, "settings": dict, "run": dict}
 """What a side file may hold, and of which type."""
@@ -31,18 +31,7 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     source = side_file(path)
     if not os.path.lexists(source):
         return {}
-    try:
-        with open_file(source) as file:
-            content = file.read(SETTINGS_LIMIT + 1)
-    except OSError as error:
-        raise broken(source, f"cannot be read: {error.strerror or error}") from error
-    if len(content) > SETTINGS_LIMIT:
-        raise broken(source, f"is longer than {SETTINGS_LIMIT} bytes")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise broken(source, f"is not UTF-8 at byte {error.start + 1}") from error
-    document = parsed(source, text, "the side file")
+    document = document_in(source, "the side file", SETTINGS_LIMIT)
     if isinstance(document, dict) and not SETTINGS.keys() & document.keys():
         return {}
     return checked_settings(source, document)
