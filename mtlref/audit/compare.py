@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtlref.audit.allowance import KINK, plain, spread
+from mtlref.audit.memory import Memory
 from mtlref.audit.readers import Log, part
-from mtlref.audit.replay import Replay, logged_weights
+from mtlref.audit.replay import Replay, Steps, logged_weights
 from mtlref.contract import Method, weights_of
 from mtlref.notation import Array, MtlrefError
 
@@ -140,7 +141,7 @@ def begins_anew(method: Method, log: Log, row: int) -> bool:
 
 def followed_up(method: Method, log: Log, one_is_enough: bool) -> Iterator[Block]:
     """Yield the blocks of a log that is one run."""
-    weights, replay = logged_weights(log), Replay(method, log)
+    weights, replay, memory = logged_weights(log), Replay(method, log), Memory(method, log)
     if method.lagged and np.isfinite(weights[0]).all():
         expected = weights_of(method.init(len(log.tasks)))[None]
         allowance, kinks = plain(log, expected), np.zeros(1, dtype=bool)
@@ -156,16 +157,31 @@ def followed_up(method: Method, log: Log, one_is_enough: bool) -> Iterator[Block
         if len(off) > 1 and one_is_enough and not starting:
             ratio = np.max(np.abs(got[off] - done.expected[off]) / allowance[off], axis=1)
             worst = off[[int(np.argmax(ratio))]]
-            more = allowance[worst] + spread(replay, worst, done.before, done.start, done.expected)
+            more = allowance[worst] + beyond(replay, memory, done, worst, got[worst], allowance[worst])
             only = Block(rows[worst], got[worst], done.expected[worst], more, kinks[worst])
             if not only.agrees.all():
                 yield only
                 continue
         if len(off):
-            more = spread(replay, off, done.before, done.start, done.expected)
+            more = beyond(replay, memory, done, off, got[off], allowance[off])
             kinks[off] = np.any(more > (KINK - 1) * allowance[off], axis=1)
             allowance[off] += more
+        memory.passed(done)
         yield Block(rows[known], got[known], done.expected[known], allowance[known], kinks[known])
+
+
+def beyond(
+    replay: Replay, memory: Memory, done: Steps, off: NDArray[np.intp], got: Array, allowance: Array
+) -> Array:
+    """Return what rounding may do to the answers of the steps `off` besides the plain `allowance` (m, K).
+
+    That is the rounding of the rows' own numbers, and where it does not suffice, that of the rows before.
+    """
+    more = spread(replay, off, done.before, done.start, done.expected)
+    left = np.flatnonzero(np.any(np.abs(got - done.expected[off]) > allowance + more, axis=1))
+    if len(left):
+        more[left] += memory.allowed(done, off[left])
+    return more
 
 
 class Tally:
