@@ -15,6 +15,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from mtlref.audit.alike import Alike
 from mtlref.audit.allowance import KINK, plain, spread
 from mtlref.audit.memory import Memory
 from mtlref.audit.readers import Log, part
@@ -92,25 +93,28 @@ class Block:
         return Block(self.rows[:n], got, expected, allowance, self.kinks[:n], self.initial, self.opens)
 
 
-def compared(method: Method, log: Log, one_is_enough: bool = False) -> Iterator[Block]:
+def compared(
+    method: Method, log: Log, one_is_enough: bool = False, watch: Alike | None = None
+) -> Iterator[Block]:
     """Yield each row's weights against the method's, which has been given the log's own weights up to the row before.
 
     With `one_is_enough` the worst row of a block is looked at first, and if it departs, the block is that row alone.
     A lagged method's weights at a row come from the row before; the first row's are those it starts with.
+    `watch` is shown every block of steps.
     Errors: MtlrefError, with the step in the message, where the method cannot be evaluated on the log.
     """
     for start, stop in pairwise((*log.starts, len(log.rows))):
         here: int | None = start
         while here is not None:
-            here = yield from one_run(method, log, here, stop, one_is_enough)
+            here = yield from one_run(method, log, here, stop, one_is_enough, watch)
 
 
 def one_run(
-    method: Method, log: Log, start: int, stop: int, one_is_enough: bool
+    method: Method, log: Log, start: int, stop: int, one_is_enough: bool, watch: Alike | None
 ) -> Generator[Block, None, int | None]:
     """Yield the blocks of the run that starts at a row; return where another one starts before `stop`, or None."""
     here, opens = part(log, start, stop), True
-    for block in followed_up(method, here, one_is_enough):
+    for block in followed_up(method, here, one_is_enough, watch):
         departing = block.rows[~block.agrees][:CANDIDATES]
         anew = next((int(row) for row in departing if begins_anew(method, here, int(row))), None)
         if anew is not None:
@@ -139,7 +143,7 @@ def begins_anew(method: Method, log: Log, row: int) -> bool:
     return judged >= ANEW + method.lagged
 
 
-def followed_up(method: Method, log: Log, one_is_enough: bool) -> Iterator[Block]:
+def followed_up(method: Method, log: Log, one_is_enough: bool, watch: Alike | None = None) -> Iterator[Block]:
     """Yield the blocks of a log that is one run."""
     weights, replay, memory = logged_weights(log), Replay(method, log), Memory(method, log)
     if method.lagged and np.isfinite(weights[0]).all():
@@ -147,19 +151,21 @@ def followed_up(method: Method, log: Log, one_is_enough: bool) -> Iterator[Block
         allowance, kinks = plain(log, expected), np.zeros(1, dtype=bool)
         yield Block(np.zeros(1, dtype=np.int64), weights[:1], expected, allowance, kinks, initial=True)
     for done in replay.blocks():
+        if watch is not None:
+            watch.add(replay, done)
         rows = done.start + method.lagged + np.arange(len(done.expected))
         got = np.asarray(weights[rows[0] : rows[0] + len(rows)]) if len(rows) else done.expected
         allowance = np.array(plain(log, done.expected))
         known = np.isfinite(got).all(axis=1)
         off = np.flatnonzero(known & np.any(np.abs(got - done.expected) > allowance, axis=1))
         kinks = np.zeros(len(rows), dtype=bool)
-        starting = one_is_enough and any(begins_anew(method, log, int(row)) for row in rows[off[:CANDIDATES]])
-        if len(off) > 1 and one_is_enough and not starting:
+        if len(off) > 1 and one_is_enough:
             ratio = np.max(np.abs(got[off] - done.expected[off]) / allowance[off], axis=1)
             worst = off[[int(np.argmax(ratio))]]
             more = allowance[worst] + beyond(replay, memory, done, worst, got[worst], allowance[worst])
             only = Block(rows[worst], got[worst], done.expected[worst], more, kinks[worst])
-            if not only.agrees.all():
+            departs = not only.agrees.all()
+            if departs and not any(begins_anew(method, log, int(row)) for row in rows[off[:CANDIDATES]]):
                 yield only
                 continue
         if len(off):

@@ -16,7 +16,8 @@ It is asked for only where a row's own numbers do not suffice, and then follows 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +28,11 @@ from mtlref.audit.march import leaves, scan, with_leaves
 from mtlref.audit.readers import Log
 from mtlref.audit.replay import FAILS, SEALED, Replay, Steps, in_question, stacked
 from mtlref.audit.rows import Rows, spread_out, take
+from mtlref.audit.spool import BLOCK
 from mtlref.contract import Method
 from mtlref.notation import Array
+
+T = TypeVar("T")
 
 NUDGE = 2.0**-20
 """By what share of itself an entry of the state is moved for a slope."""
@@ -52,6 +56,8 @@ class Memory:
 
     def allowed(self, done: Steps, chosen: NDArray[np.intp]) -> Array:
         """Return what the rounding of the rows before may do to the answers of the chosen steps of a block (m, K)."""
+        if len(done.expected) == 1 and done.start == 0:
+            return np.zeros(done.expected.shape)  # a run's first step remembers nothing
         if not self.asked and not self.empty:
             self.asked = True
             for earlier in Replay(self.method, self.log).blocks():
@@ -101,45 +107,48 @@ class Memory:
         at_rest = {key: values for key, (values, _) in columns.items()}
         now, after = leaves(before), self.after(before, at_rest)[1]
         own = [np.zeros(values.shape) for values in after]
-        for changed in self.moves(before, columns):
-            own = [total + np.fmax(0, largest) for total, largest in zip(own, changed, strict=True)]
+        each = self.after_each(before, ((now, moved) for moved in self.moves(columns)), after)
+        for (_, one), (_, other) in in_pairs(each):
+            for total, a, b, leaf in zip(own, one, other, after, strict=True):
+                total += np.fmax(0, np.fmax(np.abs(a - leaf), np.abs(b - leaf)))
         own[position(before)][:] = 0.0
         if len(now) != len(after):
             return [np.concatenate([np.zeros_like(e[:1]), e]) for e in own]
-        slopes = [self.slopes(before, at_rest, now, after, at) for at in range(len(now))]
-        return solved(start, own, slopes)
+        return solved(start, own, list(self.slopes(before, at_rest, now, after)))
 
-    def moves(self, before: Any, columns: dict[str, tuple[Array, Array]]) -> Iterator[list[Array]]:
-        """Yield the changes of the states after the rows, leaf by leaf, for each of the rows' own numbers moved."""
+    def slopes(
+        self, before: Any, at_rest: dict[str, Array], now: list[Array], after: list[Array]
+    ) -> Iterator[list[Array]]:
+        """Yield, for each leaf before the rows, how much of a small change of it every leaf after them shows."""
+        weights = position(before)
+        nudges = [
+            NUDGE * np.where(values != 0, np.abs(values), max(np.max(np.abs(values), initial=0.0), NUDGE))
+            if values.dtype.kind == "f" and at != weights
+            else np.zeros(values.shape)
+            for at, values in enumerate(now)
+        ]
+        moved = (([*now[:at], now[at] + nudge, *now[at + 1 :]], at_rest) for at, nudge in enumerate(nudges))
+        for nudge, (_, there) in zip(nudges, self.after_each(before, moved, after), strict=True):
+            yield [
+                np.nan_to_num(np.divide(np.abs(a - b), nudge, out=np.zeros(a.shape), where=nudge > 0))
+                if a.shape == nudge.shape
+                else np.zeros(a.shape)
+                for a, b in zip(there, after, strict=True)
+            ]
+
+    def moves(self, columns: dict[str, tuple[Array, Array]]) -> Iterator[dict[str, Array]]:
+        """Yield the rows' own numbers with one of them moved down, then up, for each in turn."""
         at_rest = {key: values for key, (values, _) in columns.items()}
-        base = self.after(before, at_rest)[1]
         for name, (values, off) in columns.items():
             if (name == "w" and not self.light.lagged) or (name == "n" and self.light.reads != "norms"):
                 continue
             for task in range(values.shape[1]):
-                largest = [np.zeros(leaf.shape) for leaf in base]
                 for sign in (-1, 1):
                     moved = values.copy()
                     moved[:, task] += sign * off[:, task]
-                    if name != "w":
+                    if name != "w":  # what is above 0 is not moved below
                         moved[:, task] = np.where(values[:, task] >= 0, np.maximum(moved[:, task], 0), moved[:, task])
-                    there = self.after(before, {**at_rest, name: moved}, base)[1]
-                    largest = [np.fmax(m, np.abs(a - b)) for m, a, b in zip(largest, there, base, strict=True)]
-                yield largest
-
-    def slopes(
-        self, before: Any, at_rest: dict[str, Array], now: list[Array], after: list[Array], at: int
-    ) -> list[Array]:
-        """Return how much of a small change of one leaf before the rows every leaf after them shows."""
-        values = now[at]
-        if values.dtype.kind != "f" or at == position(before):
-            return [np.zeros(leaf.shape) for leaf in after]
-        nudge = NUDGE * np.where(values != 0, np.abs(values), max(np.max(np.abs(values), initial=0.0), NUDGE))
-        there = self.after(with_leaves(before, [*now[:at], values + nudge, *now[at + 1 :]]), at_rest, after)[1]
-        return [
-            np.nan_to_num(np.abs(a - b) / nudge) if a.shape == nudge.shape else np.zeros(a.shape)
-            for a, b in zip(there, after, strict=True)
-        ]
+                    yield {**at_rest, name: moved}
 
     def answers(self, rows: NDArray[np.intp], before: Any, off: list[Array]) -> Array:
         """Return how far the answers on rows may be off for what the states before them may be, (m, K).
@@ -148,18 +157,34 @@ class Memory:
         """
         at_rest = {key: values for key, (values, _) in columns_of(self.log, rows).items()}
         (base, after), now = self.after(before, at_rest), leaves(before)
+
+        def moved() -> Iterator[tuple[list[Array], dict[str, Array]]]:
+            for at, (values, errors) in enumerate(zip(now, off, strict=True)):
+                for entry in np.argwhere(np.any(errors > 0, axis=0)):
+                    index = (slice(None), *entry)
+                    for sign in (-1, 1):
+                        changed = values.copy()
+                        changed[index] += sign * errors[index]
+                        yield [*now[:at], changed, *now[at + 1 :]], at_rest
+
         total, whole = np.zeros(base.shape), np.sum(np.abs(base), axis=1, keepdims=True)
-        for at, (values, errors) in enumerate(zip(now, off, strict=True)):
-            for entry in np.argwhere(np.any(errors > 0, axis=0)):
-                index = (slice(None), *entry)
-                largest = np.zeros(base.shape)
-                for sign in (-1, 1):
-                    moved = values.copy()
-                    moved[index] += sign * errors[index]
-                    there = self.after(with_leaves(before, [*now[:at], moved, *now[at + 1 :]]), at_rest, after)[0]
-                    largest = np.maximum(largest, np.where(np.isnan(there), whole, np.abs(there - base)))
-                total += largest
+        for (one, _), (other, _) in in_pairs(self.after_each(before, moved(), after)):
+            largest = np.maximum(np.abs(one - base), np.abs(other - base))
+            total += np.where(np.isnan(largest), whole, largest)
         return total
+
+    def after_each(
+        self, before: Any, changed: Iterator[tuple[list[Array], dict[str, Array]]], like: list[Array]
+    ) -> Iterator[tuple[Array, list[Array]]]:
+        """Yield `after` of each of the changed states and numbers of the rows, few rows many changes at a time."""
+        count = len(leaves(before)[0])
+        while group := list(islice(changed, max(1, BLOCK // count))):
+            states = with_leaves(before, [np.concatenate(parts) for parts in zip(*(s for s, _ in group), strict=True)])
+            given = {key: np.concatenate([numbers_there[key] for _, numbers_there in group]) for key in group[0][1]}
+            decided, after = self.after(states, given, like)
+            for at in range(len(group)):
+                here = slice(at * count, (at + 1) * count)
+                yield decided[here], [leaf[here] for leaf in after]
 
     def after(
         self, before: Any, given: dict[str, Array], like: list[Array] | None = None
@@ -184,6 +209,11 @@ class Memory:
         parts = [self.after(take(before, half), {k: v[half] for k, v in given.items()}, like) for half in halves]
         (one, some), (other, more) = parts
         return np.concatenate([one, other]), [np.concatenate(pair) for pair in zip(some, more, strict=True)]
+
+
+def in_pairs(found: Iterator[T]) -> Iterator[tuple[T, T]]:
+    """Yield what is found two by two."""
+    return zip(found, found, strict=True)
 
 
 def states_in(done: Steps) -> Iterator[tuple[int, Any]]:

@@ -6,17 +6,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mtlref.audit import judge, read_log, write_log
+from mtlref.audit import read_log, write_log
 from mtlref.audit.compare import compared
+from mtlref.audit.drift import free_run
 from mtlref.audit.memory import Memory, solved
 from mtlref.audit.replay import Replay
 from mtlref.audit.run import readable
+from mtlref.audit.verdict import diagnose
 from mtlref.optimisers import Adam
 from mtlref.settings import build
 from tests.audit import loops
 
-K, N = 3, 120
-SEEDS = range(3)
+K, N = 3, 80
+SEEDS = range(2)
 
 
 def printed(tmp_path, losses, weights, decimals, method, norms=None):
@@ -45,8 +47,9 @@ CHOICES = [{}, {"decay": 0.95}, {"decay": 0.95, "previous": True}, {"decay": 0.7
 def test_a_right_run_passes_however_few_digits_were_printed(tmp_path, choices, decimals):
     for seed in SEEDS:
         method, weights = cov_of(falling(seed), **choices)
-        verdict = judge(method, printed(tmp_path, falling(seed), weights, decimals, method))
-        assert verdict.passed, (seed, verdict.first)
+        log = printed(tmp_path, falling(seed), weights, decimals, method)
+        assert all(block.agrees.all() for block in compared(method, log))
+        assert free_run(method, log).follows or not method.lagged
 
 
 def moments(losses, shares):
@@ -94,6 +97,7 @@ def test_the_allowance_is_the_theorem_s_and_a_small_multiple_of_it_at_most(tmp_p
     log = printed(tmp_path, losses, weights, decimals, method)
     of_c = closed(log.losses, 0.5 * 10.0**-decimals, decay)
     c = np.array([loops_c(log.losses[: t + 1], decay) for t in range(N)])
+    c[0] = 1.0  # all deviations are 0 there, and the first rows are not looked at
     of_alpha = ((1 - weights) * of_c + weights * (of_c.sum(axis=1, keepdims=True) - of_c)) / c.sum(
         axis=1, keepdims=True
     )
@@ -113,25 +117,14 @@ def loops_c(losses, decay):
     return np.array(sigma) / np.array(mean)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "name"),
-    [
-        (lambda c: 1 / c, "InvertedWeights"),
-        (lambda c: c * len(c) / c.sum() * c.sum(), None),
-    ],
-)
-def test_inverted_weights_are_found_and_named_in_a_printed_log(tmp_path, wrong, name):
+def test_inverted_weights_are_found_and_named_in_a_printed_log(tmp_path):
     losses = np.random.default_rng(2).uniform(0.5, 2.0, (N, K)) * [1.0, 0.2, 5.0]
-    method, right = cov_of(losses, decay=0.95)
-    weights = np.full_like(right, 1 / K)
-    c = right[1:]
-    weights[1:] = (1 / c if name else len(c[0]) * c)
-    if name:
-        weights[1:] /= weights[1:].sum(axis=1, keepdims=True)
-    verdict = judge(method, printed(tmp_path, losses, weights, 4, method))
-    assert not verdict.passed
-    assert verdict.diagnosis.kind == "identical"
-    assert [d.name for d in verdict.diagnosis.explanations[0].defects] == [name or "SumToK"]
+    method, weights = cov_of(losses, decay=0.95)
+    weights[1:] = 1 / weights[1:]
+    weights[1:] /= weights[1:].sum(axis=1, keepdims=True)
+    diagnosis = diagnose(method, printed(tmp_path, losses, weights, 4, method))
+    assert diagnosis.kind == "identical"
+    assert [d.name for d in diagnosis.explanations[0].defects] == ["InvertedWeights"]
 
 
 def test_a_variance_about_the_wrong_mean_is_found_and_named_in_a_printed_log(tmp_path):
@@ -146,9 +139,8 @@ def test_a_variance_about_the_wrong_mean_is_found_and_named_in_a_printed_log(tmp
         c = np.sqrt(M) / mean
         rows.append(c / c.sum() if c.sum() > 0 else np.full(K, 1 / K))
     method = build("cov", {"decay": beta, "observed": "loss"})
-    verdict = judge(method, printed(tmp_path, losses, np.array(rows), 4, method))
-    assert not verdict.passed
-    assert [e.name for e in verdict.diagnosis.explanations] == ["NewDeviationSquared [COV-5]"]
+    diagnosis = diagnose(method, printed(tmp_path, losses, np.array(rows), 4, method))
+    assert [e.name for e in diagnosis.explanations] == ["NewDeviationSquared [COV-5]"]
 
 
 @pytest.mark.parametrize(("decimals", "share"), [(4, 0.02), (6, 0.0002)])
