@@ -61,6 +61,10 @@ CANDIDATES = 16
 """How many departures of a block are looked at for a beginning."""
 
 
+FAR = 2**20
+"""An error of so many times what the row's own numbers allow is not put down to the rows before it."""
+
+
 @dataclass(frozen=True)
 class Block:
     """Rows compared: `rows` (n,) of the log, `got`, `expected`, `allowance` (n, K), `kinks` (n,).
@@ -133,6 +137,8 @@ def begins_anew(method: Method, log: Log, row: int) -> bool:
     if row == 0 or row + ANEW + method.lagged > len(log.rows):
         return False
     try:
+        if not starts_here(method, log, row):
+            return False
         judged = 0
         for block in followed_up(method, part(log, row, row + ANEW + method.lagged), False):
             if not block.agrees.all():
@@ -141,6 +147,19 @@ def begins_anew(method: Method, log: Log, row: int) -> bool:
     except MtlrefError:
         return False
     return judged >= ANEW + method.lagged
+
+
+def starts_here(method: Method, log: Log, row: int) -> bool:
+    """Return whether the weights of a row may be the first ones of a run; those of a lifted method hang on no number.
+
+    Errors: MtlrefError where no step can be taken there.
+    """
+    replay, state = Replay(method, log), method.init(len(log.tasks))
+    if replay.light is None:
+        return True
+    first = weights_of(state) if method.lagged else replay.single(row, state).weights
+    off = np.abs(np.asarray(logged_weights(log)[row]) - first)
+    return not np.any(off > KINK * plain(log, first[None])[0])
 
 
 def followed_up(method: Method, log: Log, one_is_enough: bool, watch: Alike | None = None) -> Iterator[Block]:
@@ -184,7 +203,8 @@ def beyond(
     That is the rounding of the rows' own numbers, and where it does not suffice, that of the rows before.
     """
     more = spread(replay, off, done.before, done.start, done.expected)
-    left = np.flatnonzero(np.any(np.abs(got - done.expected[off]) > allowance + more, axis=1))
+    errors, allowed = np.abs(got - done.expected[off]), allowance + more
+    left = np.flatnonzero(np.any(errors > allowed, axis=1) & np.all(errors <= FAR * allowed, axis=1))
     if len(left):
         more[left] += memory.allowed(done, off[left])
     return more
