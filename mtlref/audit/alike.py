@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from mtlref.audit.lift import numbers
-from mtlref.audit.replay import FAILS, SEALED, Replay, Steps, in_question, stacked
+from mtlref.audit.march import leaves
+from mtlref.audit.replay import FAILS, SEALED, Replay, Steps, in_question, stacked, states_in
 from mtlref.audit.rows import Rows, same
 from mtlref.contract import Method
 
@@ -30,34 +31,30 @@ class Alike:
         """Take in a block of the method's replay; blocks come in order, and row 0 is the first of a run."""
         if replay.light is None or done.start not in (0, self.next):
             self.left.clear()  # past a gap what is remembered may differ
-        if not len(done.expected):
-            return
-        for name in sorted(self.left):
-            try:
-                if not alike(replay, Replay(self.variants[name], replay.log), done):
-                    self.left.discard(name)
-            except FAILS:
-                self.left.discard(name)
+        if len(done.expected) and self.left:
+            self.compare(replay, done)
         self.next = done.start + len(done.expected)
 
+    def compare(self, replay: Replay, done: Steps) -> None:
+        """Drop the variants that take one of the block's steps otherwise, or cannot be asked many rows at once."""
+        others = {name: Replay(self.variants[name], replay.log) for name in self.left}
+        for start, before in states_in(done):
+            own = stepped(replay, done.start + start, before)
+            for name in sorted(self.left):
+                other = others[name]
+                first = done.start + start == 0
+                here = stacked([other.method.init(len(replay.log.tasks))]) if first else before
+                there = stepped(other, done.start + start, here)
+                if own is None or there is None or not same(own, there):
+                    self.left.discard(name)
 
-def alike(replay: Replay, other: Replay, done: Steps) -> bool:
-    """Return whether `other`, from the same states, takes the steps as `replay` does. Errors: those of the steps."""
-    if not isinstance(done.before, list):
-        return equal(replay, other, done.start, done.before, done.before, len(done.expected))
-    for at, state in enumerate(done.before):
-        here = stacked([state])
-        first = done.start + at == 0
-        own = stacked([other.method.init(len(replay.log.tasks))]) if first else here
-        if not equal(replay, other, done.start + at, here, own, 1):
-            return False
-    return True
 
-
-def equal(replay: Replay, other: Replay, start: int, before: Any, own: Any, count: int) -> bool:
-    """Return whether steps from the states `before` and the other's `own` decide and remember the same."""
-    with np.errstate(**SEALED):
-        out, after = replay.after(start, start + count, before, True)
-        there, later = other.after(start, start + count, own, True)
-    decided = [Rows(numbers(in_question(r.method, o), count)) for r, o in ((replay, out), (other, there))]
-    return same(*decided) and same(out.weights, there.weights) and same(after, later)
+def stepped(replay: Replay, start: int, before: Any) -> tuple[Any, ...] | None:
+    """Return what steps from the states before rows decide, use and remember; None if they cannot be taken at once."""
+    count = len(leaves(before)[0])
+    try:
+        with np.errstate(**SEALED):
+            out, after = replay.after(start, start + count, before, True)
+            return Rows(numbers(in_question(replay.method, out), count)), Rows(numbers(out.weights, count)), after
+    except FAILS:
+        return None

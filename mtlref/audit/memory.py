@@ -26,7 +26,7 @@ from mtlref.audit.allowance import columns_of
 from mtlref.audit.lift import numbers, step_rows
 from mtlref.audit.march import leaves, scan, with_leaves
 from mtlref.audit.readers import Log
-from mtlref.audit.replay import FAILS, SEALED, Replay, Steps, in_question, stacked
+from mtlref.audit.replay import FAILS, SEALED, Replay, Steps, in_question, states_in
 from mtlref.audit.rows import Rows, spread_out, take
 from mtlref.audit.spool import BLOCK
 from mtlref.contract import Method
@@ -214,16 +214,6 @@ class Memory:
 def in_pairs(found: Iterator[T]) -> Iterator[tuple[T, T]]:
     """Yield what is found two by two."""
     return zip(found, found, strict=True)
-
-
-def states_in(done: Steps) -> Iterator[tuple[int, Any]]:
-    """Yield the states before a block's steps as rows, with their place: all at once, or one by one."""
-    if not isinstance(done.before, list):
-        if len(done.expected):
-            yield 0, done.before
-        return
-    for at, state in enumerate(done.before):
-        yield at, stacked([state])
 
 
 def position(state: Any) -> int:
