@@ -15,9 +15,11 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from mtlref.audit.alike import Alike
 from mtlref.audit.allowance import KINK, plain, spread
+from mtlref.audit.memory import Memory
 from mtlref.audit.readers import Log, part
-from mtlref.audit.replay import Replay, logged_weights
+from mtlref.audit.replay import Replay, Steps, logged_weights
 from mtlref.contract import Method, weights_of
 from mtlref.notation import Array, MtlrefError
 
@@ -59,6 +61,10 @@ CANDIDATES = 16
 """How many departures of a block are looked at for a beginning."""
 
 
+FAR = 2**20
+"""An error of so many times what the row's own numbers allow is not put down to the rows before it."""
+
+
 @dataclass(frozen=True)
 class Block:
     """Rows compared: `rows` (n,) of the log, `got`, `expected`, `allowance` (n, K), `kinks` (n,).
@@ -91,25 +97,28 @@ class Block:
         return Block(self.rows[:n], got, expected, allowance, self.kinks[:n], self.initial, self.opens)
 
 
-def compared(method: Method, log: Log, one_is_enough: bool = False) -> Iterator[Block]:
+def compared(
+    method: Method, log: Log, one_is_enough: bool = False, watch: Alike | None = None
+) -> Iterator[Block]:
     """Yield each row's weights against the method's, which has been given the log's own weights up to the row before.
 
     With `one_is_enough` the worst row of a block is looked at first, and if it departs, the block is that row alone.
     A lagged method's weights at a row come from the row before; the first row's are those it starts with.
+    `watch` is shown every block of steps.
     Errors: MtlrefError, with the step in the message, where the method cannot be evaluated on the log.
     """
     for start, stop in pairwise((*log.starts, len(log.rows))):
         here: int | None = start
         while here is not None:
-            here = yield from one_run(method, log, here, stop, one_is_enough)
+            here = yield from one_run(method, log, here, stop, one_is_enough, watch)
 
 
 def one_run(
-    method: Method, log: Log, start: int, stop: int, one_is_enough: bool
+    method: Method, log: Log, start: int, stop: int, one_is_enough: bool, watch: Alike | None
 ) -> Generator[Block, None, int | None]:
     """Yield the blocks of the run that starts at a row; return where another one starts before `stop`, or None."""
     here, opens = part(log, start, stop), True
-    for block in followed_up(method, here, one_is_enough):
+    for block in followed_up(method, here, one_is_enough, watch):
         departing = block.rows[~block.agrees][:CANDIDATES]
         anew = next((int(row) for row in departing if begins_anew(method, here, int(row))), None)
         if anew is not None:
@@ -128,6 +137,8 @@ def begins_anew(method: Method, log: Log, row: int) -> bool:
     if row == 0 or row + ANEW + method.lagged > len(log.rows):
         return False
     try:
+        if not starts_here(method, log, row):
+            return False
         judged = 0
         for block in followed_up(method, part(log, row, row + ANEW + method.lagged), False):
             if not block.agrees.all():
@@ -138,34 +149,65 @@ def begins_anew(method: Method, log: Log, row: int) -> bool:
     return judged >= ANEW + method.lagged
 
 
-def followed_up(method: Method, log: Log, one_is_enough: bool) -> Iterator[Block]:
+def starts_here(method: Method, log: Log, row: int) -> bool:
+    """Return whether the weights of a row may be the first ones of a run; those of a lifted method hang on no number.
+
+    Errors: MtlrefError where no step can be taken there.
+    """
+    replay, state = Replay(method, log), method.init(len(log.tasks))
+    if replay.light is None:
+        return True
+    first = weights_of(state) if method.lagged else replay.single(row, state).weights
+    off = np.abs(np.asarray(logged_weights(log)[row]) - first)
+    return not np.any(off > KINK * plain(log, first[None])[0])
+
+
+def followed_up(method: Method, log: Log, one_is_enough: bool, watch: Alike | None = None) -> Iterator[Block]:
     """Yield the blocks of a log that is one run."""
-    weights, replay = logged_weights(log), Replay(method, log)
+    weights, replay, memory = logged_weights(log), Replay(method, log), Memory(method, log)
     if method.lagged and np.isfinite(weights[0]).all():
         expected = weights_of(method.init(len(log.tasks)))[None]
         allowance, kinks = plain(log, expected), np.zeros(1, dtype=bool)
         yield Block(np.zeros(1, dtype=np.int64), weights[:1], expected, allowance, kinks, initial=True)
     for done in replay.blocks():
+        if watch is not None:
+            watch.add(replay, done)
         rows = done.start + method.lagged + np.arange(len(done.expected))
         got = np.asarray(weights[rows[0] : rows[0] + len(rows)]) if len(rows) else done.expected
         allowance = np.array(plain(log, done.expected))
         known = np.isfinite(got).all(axis=1)
         off = np.flatnonzero(known & np.any(np.abs(got - done.expected) > allowance, axis=1))
         kinks = np.zeros(len(rows), dtype=bool)
-        starting = one_is_enough and any(begins_anew(method, log, int(row)) for row in rows[off[:CANDIDATES]])
-        if len(off) > 1 and one_is_enough and not starting:
+        if len(off) > 1 and one_is_enough:
             ratio = np.max(np.abs(got[off] - done.expected[off]) / allowance[off], axis=1)
             worst = off[[int(np.argmax(ratio))]]
-            more = allowance[worst] + spread(replay, worst, done.before, done.start, done.expected)
+            more = allowance[worst] + beyond(replay, memory, done, worst, got[worst], allowance[worst])
             only = Block(rows[worst], got[worst], done.expected[worst], more, kinks[worst])
-            if not only.agrees.all():
+            departs = not only.agrees.all()
+            if departs and not any(begins_anew(method, log, int(row)) for row in rows[off[:CANDIDATES]]):
                 yield only
                 continue
         if len(off):
-            more = spread(replay, off, done.before, done.start, done.expected)
+            more = beyond(replay, memory, done, off, got[off], allowance[off])
             kinks[off] = np.any(more > (KINK - 1) * allowance[off], axis=1)
             allowance[off] += more
+        memory.passed(done)
         yield Block(rows[known], got[known], done.expected[known], allowance[known], kinks[known])
+
+
+def beyond(
+    replay: Replay, memory: Memory, done: Steps, off: NDArray[np.intp], got: Array, allowance: Array
+) -> Array:
+    """Return what rounding may do to the answers of the steps `off` besides the plain `allowance` (m, K).
+
+    That is the rounding of the rows' own numbers, and where it does not suffice, that of the rows before.
+    """
+    more = spread(replay, off, done.before, done.start, done.expected)
+    errors, allowed = np.abs(got - done.expected[off]), allowance + more
+    left = np.flatnonzero(np.any(errors > allowed, axis=1) & np.all(errors <= FAR * allowed, axis=1))
+    if len(left):
+        more[left] += memory.allowed(done, off[left])
+    return more
 
 
 class Tally:

@@ -68,15 +68,16 @@ def feeds_back(method: Method) -> bool:
     return any(isinstance(stage, EQUALISERS) for stage in stages)
 
 
-def free_run(method: Method, log: Log, restarts: Sequence[int] = ()) -> FreeRun:
+def free_run(method: Method, log: Log, restarts: Sequence[int] = (), departed: int | None = None) -> FreeRun:
     """Return the replay of the log's runs: the one that goes farthest astray, and the end of the last.
 
-    `restarts`: rows at which, after the first, another run starts.
+    `restarts`: rows at which, after the first, another run starts. `departed`: the first row that does not follow from
+    the one before it; a run that is astray from there on is not asked for what moved numbers would do.
     """
     starts = sorted({0, *log.starts, *restarts})
     runs = []
     for start, stop in pairwise((*starts, len(log.rows))):
-        run = one_run(method, part(log, start, stop))
+        run = one_run(method, part(log, start, stop), None if departed is None else departed - start)
         first = None if run.first is None else run.first + start
         runs.append(replace(run, end_row=run.end_row + start, first=first))
     astray = [run for run in runs if not run.follows]
@@ -84,7 +85,7 @@ def free_run(method: Method, log: Log, restarts: Sequence[int] = ()) -> FreeRun:
     return replace(worst, end=runs[-1].end, end_row=runs[-1].end_row, rows=sum(run.rows for run in runs))
 
 
-def one_run(method: Method, log: Log) -> FreeRun:
+def one_run(method: Method, log: Log, departed: int | None = None) -> FreeRun:
     """Return the replay that starts with the log's first weights and is never corrected again.
 
     It ends where the method cannot go on, for its own weights may lead where the log's did not, and at a row that
@@ -99,7 +100,8 @@ def one_run(method: Method, log: Log) -> FreeRun:
         seen += int(np.sum(np.all(np.isfinite(logged), axis=1))) - int(method.lagged and not done)
         errors = np.where(np.isfinite(logged), np.abs(free - logged), 0.0)
         allowance = rounding(log, free, rows)
-        if first is None and np.any(errors > allowance) and method.stem != "combination":
+        known = departed is not None and done + len(free) > departed >= 0
+        if first is None and np.any(errors > allowance) and method.stem != "combination" and not known:
             ensemble = ensemble or skipped(moved(method, log), done)
             allowance = np.add(allowance, spread_until(ensemble, errors - allowance))
         over = np.flatnonzero(np.any(errors > allowance, axis=1))

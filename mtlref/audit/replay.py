@@ -283,6 +283,16 @@ def states_of(before: State | list[State], chosen: NDArray[np.intp]) -> Any:
     return take(before, chosen)
 
 
+def states_in(done: Steps) -> Iterator[tuple[int, Any]]:
+    """Yield the states before a block's steps as rows, with their place: all at once, or one by one."""
+    if not isinstance(done.before, list):
+        if len(done.expected):
+            yield 0, done.before
+        return
+    for at, state in enumerate(done.before):
+        yield at, stacked([state])
+
+
 def stacked(states: list[Any]) -> Any:
     """Return states as one of rows. Errors: TypeError if they differ in more than their numbers."""
     first = states[0]

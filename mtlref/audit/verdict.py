@@ -8,12 +8,13 @@ that would go unseen: those this log cannot rule out, because with them the numb
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from mtlref.audit.alike import Alike
 from mtlref.audit.compare import Tally, Transition, compared
 from mtlref.audit.drift import FreeRun, free_run
 from mtlref.audit.readers import Log
@@ -89,17 +90,17 @@ def judge(method: Method, log: Log, progress: bool | None = False) -> Verdict:
     `progress`: whether a bar is shown, None: where standard error is a terminal and the log is long.
     Errors: MtlrefError, with the step, where the log leaves the method's domain.
     """
-    tally = Tally()
+    tally, same = Tally(), Alike({d.name: variant(method, d) for d in DEFECTS[method.stem]})
     shown = (len(log.rows) >= LONG and None) if progress is None else progress
-    for block in track(compared(method, log), len(log.rows) // BLOCK + 1, "rows", shown):
+    for block in track(compared(method, log, watch=same), len(log.rows) // BLOCK + 1, "rows", shown):
         tally.add(block)
-    free = free_run(method, log, tally.restarts) if method.lagged else uncorrected(tally, method, log)
+    free = free_run(method, log, tally.restarts, tally.first and tally.first.row) if method.lagged else uncorrected(tally, method, log)
     if tally.worst is None and not free.rows:
         message = f"{log.source}: no row of the log can be judged: a number is missing or not finite in each"
         raise LogError(message, argument="log")
     if log.stride > 1 and remembers(method, log) and (tally.departures or not free.follows):
         raise undecided(method, log)
-    diagnosis = diagnose(method, log) if tally.departures else None
+    diagnosis = diagnose(method, log, same.left) if tally.departures else None
     return Verdict(
         steps=tally.steps,
         kinks=tally.kinks,
@@ -109,7 +110,7 @@ def judge(method: Method, log: Log, progress: bool | None = False) -> Verdict:
         worst=tally.worst or at_the_end(log, free),
         run=free,
         diagnosis=diagnosis,
-        open_defects=open_defects(method, log, diagnosis),
+        open_defects=open_defects(method, log, diagnosis, same.left),
         restarts=tuple(tally.restarts),
     )
 
@@ -144,18 +145,30 @@ def undecided(method: Method, log: Log) -> LogError:
     return LogError(message, argument="log")
 
 
-def open_defects(method: Method, log: Log, diagnosis: Diagnosis | None) -> tuple[Defect, ...]:
-    """Return the single defects that may be there as well: with them, what explains the log explains it still."""
+def open_defects(
+    method: Method, log: Log, diagnosis: Diagnosis | None, same: Collection[str] = ()
+) -> tuple[Defect, ...]:
+    """Return the single defects that may be there as well: with them, what explains the log explains it still.
+
+    `same`: names of those that change no step of the method on this log.
+    """
     if diagnosis is not None and diagnosis.kind != "identical":
         return ()
     there = () if diagnosis is None else diagnosis.explanations[0].defects
-    others = (d for d in DEFECTS[method.stem] if compatible((*there, d)))
+    others = [d for d in DEFECTS[method.stem] if compatible((*there, d))]
+    if there:
+        watch = Alike({d.name: variant(method, *there, d) for d in others})
+        explains(method, log, there, watch)
+        same = watch.left
     begun = begins(method, log, there)
     return tuple(
         d
         for d in others
         if d.replaces.keys() == {"head_weights"}  # what the heads get is in no log
-        or (explains(method, log, (*there, d)) and begins(method, log, (*there, d)) >= begun)
+        or (
+            (d.name in same or explains(method, log, (*there, d)) is not None)
+            and begins(method, log, (*there, d)) >= begun
+        )
     )
 
 
@@ -165,12 +178,18 @@ def begins(method: Method, log: Log, defects: tuple[Defect, ...]) -> bool:
     return first is not None and bool(first.agrees[0])
 
 
-def diagnose(method: Method, log: Log) -> Diagnosis:
-    """Return the simplest combinations of known defects that agree with every row of the log."""
+def diagnose(method: Method, log: Log, same: Collection[str] = ()) -> Diagnosis:
+    """Return the simplest combinations of known defects that agree with every row of the log.
+
+    `same`: names of defects that change no step of the method on this log. They explain no departure, and two of them
+    are not tried together.
+    """
     fits: list[Explanation] = []
     for defects in combinations(method.stem):
         if fits and len(defects) > len(fits[0].defects):
             break
+        if all(defect.name in same for defect in defects):
+            continue
         explanation = explains(method, log, defects)
         if explanation is not None:
             fits.append(explanation)
@@ -186,7 +205,7 @@ def kind_of(fits: Sequence[Explanation]) -> Kind:
     return "identical" if len(fits) == 1 else "ambiguous"
 
 
-def explains(method: Method, log: Log, defects: tuple[Defect, ...]) -> Explanation | None:
+def explains(method: Method, log: Log, defects: tuple[Defect, ...], watch: Alike | None = None) -> Explanation | None:
     """Return the explanation by `defects` if the method with them agrees with every row, None otherwise.
 
     The first row's weights are not asked for: where a run starts is seen apart from how it goes on.
@@ -195,7 +214,7 @@ def explains(method: Method, log: Log, defects: tuple[Defect, ...]) -> Explanati
     largest, allowance, steps = 0.0, 0.0, 0
     try:
         with np.errstate(all="ignore"):  # a defect may divide by 0; what comes of it agrees with no log
-            for block in compared(wrong, log, one_is_enough=True):
+            for block in compared(wrong, log, one_is_enough=True, watch=watch):
                 if block.initial:
                     continue
                 if not block.agrees.all():

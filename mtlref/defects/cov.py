@@ -34,7 +34,7 @@ def plain_variance(M_prev: Array, ratio: Array, mu_ratio_prev: Array, a: float) 
     """M = (1 − 1/t) M + (1/t)(ℓ − μ_prev)(ℓ − μ): averaged over all steps alike, whatever the means do."""
     share = 1.0 / a.t if isinstance(a, CountedGain) else a
     before = ratio - mu_ratio_prev
-    return np.asarray((1 - share) * M_prev + share * before * ((1 - a) * before))
+    return np.asarray((1 - share) * M_prev + share * (before * ((1 - a) * before)))
 
 
 def new_deviation_squared(M_prev: Array, ratio: Array, mu_ratio_prev: Array, a: float) -> Array:
