@@ -50,7 +50,7 @@ class Alike:
 
 
 def stepped(replay: Replay, start: int, before: Any) -> tuple[Any, ...] | None:
-    """Return what steps from the states before rows decide, use and remember; None if they cannot be taken at once."""
+    """Return what steps from the states before rows decide, use and remember; None if they are not taken at once."""
     count = len(leaves(before)[0])
     try:
         with np.errstate(**SEALED):

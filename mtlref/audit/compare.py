@@ -97,9 +97,7 @@ class Block:
         return Block(self.rows[:n], got, expected, allowance, self.kinks[:n], self.initial, self.opens)
 
 
-def compared(
-    method: Method, log: Log, one_is_enough: bool = False, watch: Alike | None = None
-) -> Iterator[Block]:
+def compared(method: Method, log: Log, one_is_enough: bool = False, watch: Alike | None = None) -> Iterator[Block]:
     """Yield each row's weights against the method's, which has been given the log's own weights up to the row before.
 
     With `one_is_enough` the worst row of a block is looked at first, and if it departs, the block is that row alone.
@@ -195,9 +193,7 @@ def followed_up(method: Method, log: Log, one_is_enough: bool, watch: Alike | No
         yield Block(rows[known], got[known], done.expected[known], allowance[known], kinks[known])
 
 
-def beyond(
-    replay: Replay, memory: Memory, done: Steps, off: NDArray[np.intp], got: Array, allowance: Array
-) -> Array:
+def beyond(replay: Replay, memory: Memory, done: Steps, off: NDArray[np.intp], got: Array, allowance: Array) -> Array:
     """Return what rounding may do to the answers of the steps `off` besides the plain `allowance` (m, K).
 
     That is the rounding of the rows' own numbers, and where it does not suffice, that of the rows before.

@@ -71,8 +71,8 @@ def feeds_back(method: Method) -> bool:
 def free_run(method: Method, log: Log, restarts: Sequence[int] = (), departed: int | None = None) -> FreeRun:
     """Return the replay of the log's runs: the one that goes farthest astray, and the end of the last.
 
-    `restarts`: rows at which, after the first, another run starts. `departed`: the first row that does not follow from
-    the one before it; a run that is astray from there on is not asked for what moved numbers would do.
+    `restarts`: rows at which, after the first, another run starts. `departed`: the first row that does not follow
+    from the one before it; a run that is astray from there on is not asked for what moved numbers would do.
     """
     starts = sorted({0, *log.starts, *restarts})
     runs = []

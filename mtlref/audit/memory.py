@@ -179,7 +179,9 @@ class Memory:
         """Yield `after` of each of the changed states and numbers of the rows, few rows many changes at a time."""
         count = len(leaves(before)[0])
         while group := list(islice(changed, max(1, BLOCK // count))):
-            states = with_leaves(before, [np.concatenate(parts) for parts in zip(*(s for s, _ in group), strict=True)])
+            states = with_leaves(
+                before, [np.concatenate(parts) for parts in zip(*(s for s, _ in group), strict=True)]
+            )
             given = {key: np.concatenate([numbers_there[key] for _, numbers_there in group]) for key in group[0][1]}
             decided, after = self.after(states, given, like)
             for at in range(len(group)):
