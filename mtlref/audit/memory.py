@@ -1,7 +1,8 @@
 """The memory's allowance: what the rounding of all earlier numbers can do to what a method remembers.
 
-A running mean of losses that a tracker printed to four decimals is off by what each of them was rounded. Let e(t) be
-how far the numbers of the state before row t may be off, entry by entry, nothing at the start of a run. To first order
+A running mean of losses that a tracker printed to four decimals is off by what each of them was rounded. Let e(t)
+be how far the numbers of the state before row t may be off, entry by entry, nothing at the start of a run. To first
+order
 
     e(t+1) ≤ |∂F/∂x| e(t) + Σ_k |ΔF_k(t)|,
 

@@ -94,11 +94,8 @@ def judge(method: Method, log: Log, progress: bool | None = False) -> Verdict:
     shown = (len(log.rows) >= LONG and None) if progress is None else progress
     for block in track(compared(method, log, watch=same), len(log.rows) // BLOCK + 1, "rows", shown):
         tally.add(block)
-    free = (
-        free_run(method, log, tally.restarts, tally.first and tally.first.row)
-        if method.lagged
-        else uncorrected(tally, method, log)
-    )
+    first = None if tally.first is None else tally.first.row
+    free = free_run(method, log, tally.restarts, first) if method.lagged else uncorrected(tally, method, log)
     if tally.worst is None and not free.rows:
         message = f"{log.source}: no row of the log can be judged: a number is missing or not finite in each"
         raise LogError(message, argument="log")

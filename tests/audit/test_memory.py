@@ -1,5 +1,4 @@
-"""What the rounding of all earlier losses does to running statistics: against a theorem, and printed logs of right and
-wrong loops."""
+"""What the rounding of all earlier losses does to running statistics: a theorem, and printed logs."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import contextlib
 import csv
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -47,7 +47,13 @@ def recorded(stem: str, steps: int) -> Path:
     path = Path(FOLDER.enter_context(tempfile.TemporaryDirectory())) / "run.csv"
     L, n = np.exp(np.random.default_rng(0).normal(scale=0.1, size=(2, steps, K)))
     L /= 1 + np.arange(steps)[:, None] / steps
-    weights = {"dwa": dwa, "cov": cov, "uncertainty": uncertainty, "gradnorm": partial(gradnorm, n)}[stem](L)
+    made: dict[str, Callable[[Array], Array]] = {
+        "dwa": dwa,
+        "cov": cov,
+        "uncertainty": uncertainty,
+        "gradnorm": partial(gradnorm, n),
+    }
+    weights = made[stem](L)
     kinds = {"loss": L, **({"norm": n} if stem == "gradnorm" else {}), "weight": weights}
     with open(path, "w", encoding="utf-8") as file:
         file.write(",".join(["epoch", *(f"{kind}/{i}" for kind in kinds for i in range(K))]) + "\n")
