@@ -111,14 +111,20 @@ def test_an_interrupt_while_waiting_stops_the_command(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sys.path))}
     command = [sys.executable, "-m", "mtlref", "check", "sleeper:mine"]
     with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a shell's background jobs ignore
     ) as process:
-        for _ in range(600):
+        for _ in range(2400):
             if (tmp_path / "asked").exists():
                 break
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=30)
+        _, error = process.communicate(timeout=240)
     assert process.returncode == 130
     assert error == "\nmtlref: interrupted\n"
 
