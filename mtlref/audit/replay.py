@@ -284,7 +284,7 @@ def states_of(before: State | list[State], chosen: NDArray[np.intp]) -> Any:
 
 
 def states_in(done: Steps) -> Iterator[tuple[int, Any]]:
-    """Yield the states before a block's steps as rows, with their place: all at once, or those of a run's start one by one."""
+    """Yield the states before a block's steps as rows, with their place: all at once, a run's first one by one."""
     if not isinstance(done.before, list):
         if len(done.expected):
             yield 0, done.before
