@@ -284,11 +284,19 @@ def states_of(before: State | list[State], chosen: NDArray[np.intp]) -> Any:
 
 
 def states_in(done: Steps) -> Iterator[tuple[int, Any]]:
-    """Yield the states before a block's steps as rows, with their place: all at once, or one by one."""
+    """Yield the states before a block's steps as rows, with their place: all at once, a run's first one by one."""
     if not isinstance(done.before, list):
         if len(done.expected):
             yield 0, done.before
         return
+    if done.start > 0 and done.before:
+        try:
+            together = stacked(done.before)
+        except (TypeError, ValueError):
+            pass
+        else:
+            yield 0, together
+            return
     for at, state in enumerate(done.before):
         yield at, stacked([state])
 
