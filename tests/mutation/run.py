@@ -25,6 +25,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,10 @@ TESTS: dict[str, tuple[str, ...]] = {
 }
 """The tests of a module, beside test_contract.py; those of a method that is not named here are
 methods/test_<stem>.py."""
+
+
+QUIETLY = ("-x", "-q", "--no-header", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
+"""How pytest is run in a fork, which has Hypothesis from the process that it came from."""
 
 
 # WHAT A FORK IS ASKED
@@ -125,10 +130,10 @@ def by_the_tests(module: str, text: str, line: int) -> str | None:
             if report.failed:
                 failed.append(report.nodeid)
 
-    names = (*TESTS.get(module, (f"methods/test_{Path(module).stem}.py",)), "test_contract.py")
+    names = ("test_contract.py", *TESTS.get(module, (f"methods/test_{Path(module).stem}.py",)))
     files = [str(TREE.parent / "tests" / name) for name in names]
     with over("mtlref", {module: text}):
-        status = pytest.main(["-x", "-q", "--no-header", "-p", "no:cacheprovider", *files], plugins=[First()])
+        status = pytest.main([*QUIETLY, *files], plugins=[First()])
     return failed[0] if failed else None if status == 0 else f"pytest: exit status {int(status)}"
 
 
@@ -233,8 +238,9 @@ def main() -> int:
     return 0
 
 
+@cache
 def warm(ask: Ask, module: str) -> None:
-    """Load, before a fork, what every mutant of a module needs."""
+    """Load, before a fork, what every mutant of a module needs. Errors: AssertionError if the module is told as it is."""
     if ask is not by_the_tests:
         from tests.mutation.kill import prepare
 
@@ -243,6 +249,9 @@ def warm(ask: Ask, module: str) -> None:
         import hypothesis  # noqa: F401
         import pytest  # noqa: F401
         import scipy.optimize  # noqa: F401
+
+        told = forked(ask, module, (TREE / module).read_text(encoding="utf-8"), 0)
+        assert told is None, f"{module} is told as it is: {told}"
 
 
 if __name__ == "__main__":
