@@ -16,15 +16,10 @@ from __future__ import annotations
 import argparse
 import ast
 import json
-import os
-import pickle
 import random
-import resource
-import select
-import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,33 +29,11 @@ from cosmic_ray.mutating import mutate_code
 from cosmic_ray.work_db import WorkDB, use_db
 from cosmic_ray.work_item import TestOutcome, WorkerOutcome, WorkItem, WorkResult
 
-from tests.mutation.overlay import TREE, over
+from tests.mutation.fork import SECONDS, forked
+from tests.mutation.overlay import TREE
 
 Ask = Callable[[str, str, int], "str | None"]
 """What tells a mutant, by its module, its text and its line; None if nothing does."""
-
-SECONDS, MEMORY = 180, 3 * 2**30
-"""What a mutant may take: one that takes more is told by that."""
-
-TESTS: dict[str, tuple[str, ...]] = {
-    "methods/combination.py": ("methods/test_combination.py", "methods/test_combination_laws.py"),
-    "methods/cov.py": ("methods/test_cov.py", "methods/test_cov_official.py"),
-    "methods/hmoe.py": ("methods/test_hmoe.py", "methods/test_hmoe_mask.py"),
-    "methods/pcgrad.py": ("methods/test_pcgrad.py", "methods/test_pcgrad_theorems.py"),
-    "methods/stages.py": ("methods/test_combination.py", "methods/test_combination_laws.py"),
-    "methods/uncertainty.py": ("methods/test_uncertainty.py", "methods/test_uncertainty_softmax.py"),
-    "qp.py": ("test_qp.py", "test_rationals.py", "methods/test_pe_ltr.py"),
-    "rationals.py": ("test_rationals.py", "test_qp.py"),
-    "certificate.py": ("test_certificate.py", "test_qp.py"),
-    "autograd.py": ("test_autograd.py", "test_networks.py"),
-    "rules.py": ("test_autograd.py", "test_networks.py"),
-}
-"""The tests of a module, beside test_contract.py; those of a method that is not named here are
-methods/test_<stem>.py."""
-
-
-QUIETLY = ("-x", "-q", "--no-header", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
-"""How pytest is run in a fork, which has Hypothesis from the process that it came from."""
 
 
 # WHAT A FORK IS ASKED
@@ -117,52 +90,10 @@ def by_all_cases(module: str, text: str, line: int) -> str | None:
 
 def by_the_tests(module: str, text: str, line: int) -> str | None:
     """Return the first of the module's tests that fails for the mutant; None if none does."""
-    import pytest
+    from tests.mutation.kill import statement
+    from tests.mutation.project import failing
 
-    failed: list[str] = []
-
-    class First:
-        def pytest_runtest_logreport(self, report: Any) -> None:
-            if report.failed:
-                failed.append(report.nodeid)
-
-        def pytest_collectreport(self, report: Any) -> None:
-            if report.failed:
-                failed.append(report.nodeid)
-
-    names = ("test_contract.py", *TESTS.get(module, (f"methods/test_{Path(module).stem}.py",)))
-    files = [str(TREE.parent / "tests" / name) for name in names]
-    with over("mtlref", {module: text}):
-        status = pytest.main([*QUIETLY, *files], plugins=[First()])
-    return failed[0] if failed else None if status == 0 else f"pytest: exit status {int(status)}"
-
-
-# FORKS
-
-
-def forked(ask: Ask, module: str, text: str, line: int) -> str | None:
-    """Return what `ask` answers in a process of its own, or that it took too much."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        silence = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silence, 1)
-        os.dup2(silence, 2)
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-        try:
-            answer = ask(module, text, line)
-        except BaseException as error:
-            answer = f"{type(error).__name__}: {error}"[:300]
-        os.write(writer, pickle.dumps(answer))
-        os._exit(0)
-    os.close(writer)
-    ready = select.select([reader], [], [], SECONDS)[0]
-    if not ready:
-        os.kill(child, signal.SIGKILL)
-    data = b"".join(iter(lambda: os.read(reader, 2**16), b"")) if ready else b""
-    os.close(reader)
-    os.waitpid(child, 0)
-    return pickle.loads(data) if data else "no end" if not ready else "crash"
+    return failing(module, text, statement((TREE / module).read_text(encoding="utf-8"), line))
 
 
 # THE SESSION
@@ -226,7 +157,9 @@ def main() -> int:
         for item in shuffled(db.work_items, given.modules):
             known = results.get(item.job_id)
             survived = known is not None and not known.get("annotation") and known["kit"] is None
-            if given.tests and not (survived and (given.again or "tests" not in known)):
+            if given.tests and not (
+                survived and (known.get("tests") is None if given.again else "tests" not in known)
+            ):
                 continue
             if not given.tests and not (known is None or (given.again and survived)):
                 continue
@@ -238,20 +171,29 @@ def main() -> int:
     return 0
 
 
+def is_wanted(known: Mapping[str, Any] | None, tests: bool, again: bool) -> bool:
+    """Return whether a mutant, of which that is known, is to be put to a stage."""
+    if known is None or known.get("annotation"):
+        return known is None and not tests
+    survived = known["kit"] is None
+    if tests:
+        return survived and (known.get("tests") is None if again else "tests" not in known)
+    return survived and again
+
+
 @cache
 def warm(ask: Ask, module: str) -> None:
-    """Load, before a fork, what every mutant of a module needs. Errors: AssertionError if the module is told as it is."""
+    """Load, before a fork, what every mutant of a module needs. Errors: AssertionError, if it is told as it is."""
     if ask is not by_the_tests:
         from tests.mutation.kill import prepare
 
         prepare(module, ask is by_all_cases)
     else:
-        import hypothesis  # noqa: F401
-        import pytest  # noqa: F401
-        import scipy.optimize  # noqa: F401
+        from tests.mutation.project import REACHED, reached
 
-        told = forked(ask, module, (TREE / module).read_text(encoding="utf-8"), 0)
-        assert told is None, f"{module} is told as it is: {told}"
+        found = forked(reached, module, (TREE / module).read_text(encoding="utf-8"), seconds=20 * SECONDS)
+        assert isinstance(found, dict), found
+        REACHED[module] = found
 
 
 if __name__ == "__main__":
