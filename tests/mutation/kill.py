@@ -8,7 +8,6 @@ included, and then, as an implementation with all doors, to all checks of all ch
 
 from __future__ import annotations
 
-import ast
 import json
 import sys
 from collections.abc import Callable, Container, Iterator, Mapping
@@ -214,19 +213,6 @@ def checked(module: str) -> list[tuple[str, int]]:
 
 
 # WHAT IS REACHED
-
-
-def statement(text: str, line: int) -> range:
-    """Return the lines of the smallest statement at a line, of one with a body those of its head."""
-    found = range(line, line + 1)
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.stmt):
-            first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", ()))])
-            body = getattr(node, "body", None)
-            last = max(first, body[0].lineno - 1) if body else node.end_lineno or first
-            if first <= line <= last:
-                found = range(first, last + 1)
-    return found
 
 
 @contextmanager

@@ -7,6 +7,7 @@ for tests that import it.
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import sys
@@ -63,7 +64,12 @@ def renamed(text: str, package: str) -> str:
 
 @contextmanager
 def over(package: str, texts: Mapping[str, str]) -> Iterator[None]:
-    """Have `package` be mtlref with the texts put in; afterwards nothing of it is left."""
+    """Have `package` be mtlref with the texts put in; afterwards nothing of it is left.
+
+    Errors: AssertionError if it has been imported before, and so would not be read anew.
+    """
+    loaded = [name for name in sys.modules if name.split(".")[0] == package]
+    assert not loaded, f"{loaded[0]} has been imported"
     finder = Overlay(package, texts)
     sys.meta_path.insert(0, finder)
     try:
@@ -72,3 +78,16 @@ def over(package: str, texts: Mapping[str, str]) -> Iterator[None]:
         sys.meta_path.remove(finder)
         for name in [name for name in sys.modules if name.split(".")[0] == package]:
             del sys.modules[name]
+
+
+def statement(text: str, line: int) -> range:
+    """Return the lines of the smallest statement at a line, of one with a body those of its head."""
+    found = range(line, line + 1)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.stmt):
+            first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", ()))])
+            body = getattr(node, "body", None)
+            last = max(first, body[0].lineno - 1) if body else node.end_lineno or first
+            if first <= line <= last:
+                found = range(first, last + 1)
+    return found

@@ -30,7 +30,7 @@ from cosmic_ray.work_db import WorkDB, use_db
 from cosmic_ray.work_item import TestOutcome, WorkerOutcome, WorkItem, WorkResult
 
 from tests.mutation.fork import SECONDS, forked
-from tests.mutation.overlay import TREE
+from tests.mutation.overlay import TREE, statement
 
 Ask = Callable[[str, str, int], "str | None"]
 """What tells a mutant, by its module, its text and its line; None if nothing does."""
@@ -76,21 +76,20 @@ def bare(text: str) -> str:
 
 def by_the_kit(module: str, text: str, line: int) -> str | None:
     """Return what of the kit tells a mutant that differs at a line; None if nothing does."""
-    from tests.mutation.kill import killer, statement
+    from tests.mutation.kill import killer
 
     return killer(module, text, False, statement((TREE / module).read_text(encoding="utf-8"), line))
 
 
 def by_all_cases(module: str, text: str, line: int) -> str | None:
     """Return what tells the mutant, with as many cases as the kit has; None if nothing does."""
-    from tests.mutation.kill import killer, statement
+    from tests.mutation.kill import killer
 
     return killer(module, text, True, statement((TREE / module).read_text(encoding="utf-8"), line))
 
 
 def by_the_tests(module: str, text: str, line: int) -> str | None:
     """Return the first of the module's tests that fails for the mutant; None if none does."""
-    from tests.mutation.kill import statement
     from tests.mutation.project import failing
 
     return failing(module, text, statement((TREE / module).read_text(encoding="utf-8"), line))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.mutation.kill import killer, statement
-from tests.mutation.overlay import TREE
+from tests.mutation.kill import killer
+from tests.mutation.overlay import TREE, statement
 
 MUTANTS = [
     ("methods/equal.py", "np.ones(K)", "np.full(K, 1 / K)", True),
