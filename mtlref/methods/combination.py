@@ -183,8 +183,7 @@ class Combination(Method):
     def followed(self, state: State, terms: Mapping[str, ArrayLike]) -> CombinationState:
         """Return the `state` after a step as it would be had that step given `terms`.
 
-        A stage's own terms count where they are given; else the product of all, by the group's inverse. Those of a
-        stage that waits for the end of the epoch do not: it has not stepped.
+        A stage's own terms count where they are given; else the product of all, by the group's inverse.
         """
         known = same_tasks(state, CombinationState)[0]
         rows = list(zip(names(self.stages), self.stages, known.stages, strict=True))
@@ -192,11 +191,8 @@ class Combination(Method):
                for name, stage, _ in rows]  # fmt: skip
         if not any(own):
             return super().followed(known, terms)  # type: ignore[return-value]
-        within = [known.steps > 0 and self._waits(stage) for stage in self.stages]
-        states = tuple(
-            before if waits else stage.method.followed(before, given)
-            for (_, stage, before), given, waits in zip(rows, own, within, strict=True)
-        )
+        pairs = zip(rows, own, strict=True)
+        states = tuple(stage.method.followed(before, given) for (_, stage, before), given in pairs)
         return replace(known, stages=states)
 
     def _inputs(

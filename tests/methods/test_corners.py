@@ -1,0 +1,179 @@
+"""Corners that no property reaches: what an error carries, what a run goes on from, how stages are called."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+import mtlref
+from mtlref import autograd as ad
+from mtlref.methods import cov, gradnorm, pe_ltr
+from mtlref.methods.combination import stage_weights
+from mtlref.methods.hmoe import own_rows
+from mtlref.methods.stages import Stage, names
+from mtlref.notation import DomainError, ShapeError
+from mtlref.optimisers import Adam
+
+TINY = 2.0**-1022
+"""The least normal number."""
+
+# WHAT A RUN GOES ON FROM
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.5, 2.0, -1.0])
+def test_an_equaliser_of_any_strength_takes_the_weights_that_are_resumed(strength):
+    method = mtlref.Combination(Stage(mtlref.GradNorm(), strength), mtlref.FixedWeights((1.5, 1.0, 0.5)))
+    wanted = np.array([0.9, 1.4, 0.7])
+    resumed = method.resumed(method.init(3), wanted)
+    out = method.step(resumed, np.array([1.0, 2.0, 0.5]), np.eye(3))
+    np.testing.assert_allclose(out.weights, wanted, rtol=1e-14)
+
+
+def test_an_equaliser_that_is_off_is_not_asked_for_the_weights():
+    method = mtlref.Combination(Stage(mtlref.GradNorm(), 0.0), mtlref.FixedWeights((1.5, 0.5)))
+    before = method.init(2)
+    after = method.resumed(before, np.array([0.4, 1.6]))
+    assert after.stages == before.stages
+    np.testing.assert_array_equal(after.weights, [0.4, 1.6])
+
+
+def test_the_stages_follow_their_own_terms_within_an_epoch_and_at_its_end():
+    """DWA's weights follow from its losses, so that nothing is to be put right there."""
+    method = mtlref.Combination(mtlref.DWA(), mtlref.GradNorm(), epoch_steps=2)
+    state, given = method.init(2), {"dwa.w_next": np.array([1.5, 0.5]), "gradnorm.w_next": np.array([0.25, 1.75])}
+    for _ in range(2):
+        state = method.step(state, np.array([2.0, 1.0]), np.eye(2)).state
+        followed = method.followed(state, given)
+        assert followed.stages[0] == state.stages[0]
+        np.testing.assert_array_equal(followed.stages[1].weights, [0.25, 1.75])
+
+
+def test_uncertainty_follows_the_log_variances_that_it_is_given_and_keeps_its_moments():
+    method = mtlref.UncertaintyWeighting(optimiser=Adam(0.1))
+    state = method.step(method.init(2), np.array([2.0, 1.0])).state
+    followed = method.followed(state, {"s_next": np.array([0.5, -0.25])})
+    np.testing.assert_array_equal(followed.log_variances, [0.5, -0.25])
+    np.testing.assert_allclose(followed.weights, np.exp([-0.5, 0.25]) / 2, rtol=1e-15)
+    assert followed.optimiser == state.optimiser
+    assert method.followed(state, {"w": np.array([1.0, 1.0])}) == state
+
+
+# HOW STAGES ARE CALLED, AND WHICH DO NOT COMBINE
+
+
+def test_a_stage_shows_its_strength_unless_it_is_one():
+    assert repr(Stage(mtlref.DWA())) == repr(mtlref.DWA())
+    for strength in (0.5, 2.0):
+        assert repr(Stage(mtlref.DWA(), strength)) == f"Stage({mtlref.DWA()!r}, {strength!r})"
+
+
+def test_stages_of_one_method_are_numbered():
+    stages = [Stage(method) for method in (mtlref.DWA(), mtlref.DWA(), mtlref.CoVWeighting(), mtlref.DWA())]
+    assert names(stages) == ["dwa", "dwa_2", "cov", "dwa_3"]
+
+
+def test_an_inverse_equaliser_is_one_and_an_aggregator_has_no_strength_above_one_either():
+    with pytest.raises(DomainError, match="GradNorm and Uncertainty Weighting together"):
+        mtlref.Combination(Stage(mtlref.GradNorm(), -1.0), mtlref.UncertaintyWeighting())
+    with pytest.raises(DomainError, match=r"with a strength of 2\.0"):
+        mtlref.Combination(mtlref.DWA(), Stage(mtlref.PCGrad(), 2.0))
+
+
+def test_who_needs_an_epoch_is_told_by_the_first_stage_of_each_cadence():
+    words = "Dynamic Weight Average steps once an epoch and GradNorm every time"
+    with pytest.raises(DomainError, match=words):
+        mtlref.Combination(mtlref.DWA(), mtlref.GradNorm(), mtlref.CoVWeighting(), mtlref.DWA(temperature=1.0))
+
+
+def test_three_hundred_stages_and_steps_are_counted_by_value():
+    """More than the integers that Python keeps one object of: nothing may compare counts by identity."""
+    many = mtlref.Combination(*[mtlref.EqualWeights()] * 300)
+    np.testing.assert_array_equal(many.step(many.init(2), np.ones(2)).weights, np.ones(2))
+    method = mtlref.Combination(mtlref.DWA(), epoch_steps=300)
+    state = method.init(2)
+    for _ in range(300):
+        state = method.step(state, np.array([2.0, 1.0])).state
+    assert state.steps == 0
+    np.testing.assert_array_equal(state.stages[0].losses_prev, [2.0, 1.0])
+
+
+def test_what_says_a_method_s_cadence_may_be_read_from_anywhere():
+    """A string that is equal, and another object, as one that was read from a file."""
+    read = "".join(["prev", "ious"])
+    assert mtlref.CoVWeighting(statistics=read).lagged
+    assert mtlref.PELTR(timing="".join(["ne", "xt"])).lagged
+
+
+# WHAT AN ERROR CARRIES
+
+
+def test_weights_of_zero_are_refused_with_the_value():
+    with pytest.raises(DomainError) as caught:
+        stage_weights(np.zeros(2), "fixed")
+    assert (caught.value.argument, caught.value.task, caught.value.value) == ("fixed.weights", 0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"), [("statistics", "'current' or 'previous'"), ("observed", "'ratio' or 'loss'")]
+)
+def test_a_choice_of_cov_is_refused_with_both_that_there_are(name, allowed):
+    with pytest.raises(DomainError, match=f"{name} = 'next' must be {allowed}"):
+        mtlref.CoVWeighting(**{name: "next"})
+
+
+def test_one_task_with_a_loss_of_zero_is_refused_by_gradnorm():
+    with pytest.raises(DomainError) as caught:
+        gradnorm.relative_rate(np.array([0.0]), np.array([2.0]))
+    assert (caught.value.task, caught.value.value, caught.value.equation) == (0, 0.0, "GN-3")
+
+
+def test_of_two_wrong_orders_the_first_is_named():
+    with pytest.raises(DomainError) as caught:
+        mtlref.PCGrad().step(mtlref.PCGrad().init(3), np.ones(3), np.eye(3), draw=[[1, 2], [0, 0], [2, 2]])
+    assert (caught.value.task, caught.value.value) == (1, [0.0, 0.0])
+
+
+def test_hmoe_names_the_batch_and_takes_scenarios_below_their_number():
+    out = [ad.constant(np.zeros((4, 2)))]
+    with pytest.raises(ShapeError, match="one entry a sample, 4; its shape is"):
+        own_rows(out, [0, 0, 0])
+    assert own_rows(out, [0, 0, 0, 0])[0].shape == (4, 2)
+    for scenario in (1, 2):
+        with pytest.raises(DomainError, match=f"= {scenario} must be below the number of scenarios, 1"):
+            own_rows(out, [0, 0, scenario, 0])
+
+
+def test_shared_relations_are_one_array():
+    shared = mtlref.HMoE(n_inputs=2, n_experts=2, experts=(3,), towers=(1, 1), share_w=True)
+    own = mtlref.HMoE(n_inputs=2, n_experts=2, experts=(3,), towers=(1, 1))
+    rng = np.random.default_rng(0)
+    sizes = [len(network.init(rng).flat) for network in (shared, own)]
+    assert sizes[1] - sizes[0] == 1
+
+
+# WHAT ROUNDING LEAVES
+
+
+def test_a_square_at_the_edge_of_the_normal_numbers_is_kept():
+    """M = M_prev / 2 + before² / 4 = 2^-1022, the least normal number, with every step of it exact."""
+    before, M_prev = 2.0**-512, 2.0**-1021 - 2.0**-1025
+    M = cov.ratio_variance(np.array([M_prev]), np.array([before]), np.zeros(1), 0.5)
+    np.testing.assert_array_equal(M, [TINY])
+
+
+@pytest.mark.parametrize("a", [1e-3, 0.25, 0.5, 0.75, 0.999])
+@pytest.mark.parametrize(("mean", "value"), [(1.0, 1e20), (1e20, 1.0)])
+def test_a_mixture_is_right_to_rounding_at_both_ends(a, mean, value):
+    exact = (1 - Fraction(a)) * Fraction(mean) + Fraction(a) * Fraction(value)
+    found = Fraction(float(cov.mixture(np.array([mean]), np.array([value]), a)[0]))
+    assert abs(found - exact) <= 4 * Fraction(np.finfo(float).eps) * exact
+
+
+@pytest.mark.parametrize("length", [1e-3, 1e-7, 1e-11])
+def test_a_long_gradient_beside_a_short_one_has_its_small_weight_to_rounding(length):
+    """Orthogonal gradients of lengths 1 and ℓ: ŵ = (ℓ², 1) / (1 + ℓ²)."""
+    A = np.diag([1.0, length**2])
+    found = pe_ltr.relaxed_weights(A, np.zeros(2), 1.0)
+    np.testing.assert_allclose(found, np.array([length**2, 1.0]) / (1 + length**2), rtol=1e-12)
