@@ -32,8 +32,8 @@ TESTS: dict[str, tuple[str, ...]] = {
     "autograd.py": ("test_autograd.py", "test_networks.py"),
     "rules.py": ("test_autograd.py", "test_networks.py"),
 }
-"""The tests of a module, beside test_contract.py and methods/test_corners.py; those of a method that is not named here
-are methods/test_<stem>.py."""
+"""The tests of a module, beside test_contract.py and methods/test_corners.py; those of a method that is not named
+here are methods/test_<stem>.py."""
 
 
 QUIETLY = ("-x", "-q", "--no-header", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
