@@ -205,11 +205,11 @@ def projected_weights(w_hat: Array, slack: float) -> Array:
 
 
 def optimal_weights(jacobian: Array, c: Array) -> Array:
-    """Return w̃ = w − c, w the weights of QP-2: what `solver="exact"` has in the place of PELTR-4.
+    """Return w̃ = w − c ≥ 0, w the weights of QP-2: what `solver="exact"` has in the place of PELTR-4.
 
     `jacobian` (K, D), `c` (K,); returns (K,). Errors: CertificateError if the optimum cannot be certified.
     """
-    return np.maximum(minimum_norm(jacobian, c).weights - c, 0.0)
+    return minimum_norm(jacobian, c).weights - c
 
 
 @equation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -37,6 +38,23 @@ def test_an_equaliser_that_is_off_is_not_asked_for_the_weights():
     after = method.resumed(before, np.array([0.4, 1.6]))
     assert after.stages == before.stages
     np.testing.assert_array_equal(after.weights, [0.4, 1.6])
+
+
+@pytest.mark.parametrize(("given", "wanted"), [((1.0, 1.0), (2.0, 0.0)), ((2.0, 0.0), (1.5, 0.5))])
+def test_a_weight_of_zero_hides_what_the_equaliser_had(given, wanted):
+    method = mtlref.Combination(mtlref.GradNorm(), mtlref.FixedWeights(given))
+    before = method.init(2)
+    after = method.resumed(before, np.array(wanted))
+    assert after.stages == before.stages
+    np.testing.assert_array_equal(after.weights, wanted)
+
+
+@pytest.mark.parametrize("strength", [0.01, -0.01])
+def test_weights_beyond_what_the_equaliser_can_hold_leave_it_as_it_was(strength):
+    """(10⁻⁴)^(1/β) is 0 at β = 1/100, and beyond the largest number at −1/100."""
+    method = mtlref.Combination(Stage(mtlref.GradNorm(), strength))
+    before = method.init(2)
+    assert method.resumed(before, np.array([1.9999, 0.0001])).stages == before.stages
 
 
 def test_the_stages_follow_their_own_terms_within_an_epoch_and_at_its_end():
@@ -81,6 +99,11 @@ def test_an_inverse_equaliser_is_one_and_an_aggregator_has_no_strength_above_one
         mtlref.Combination(mtlref.DWA(), Stage(mtlref.PCGrad(), 2.0))
 
 
+def test_the_first_aggregator_that_is_not_the_last_stage_is_named():
+    with pytest.raises(DomainError, match="a stage after PCGrad"):
+        mtlref.Combination(mtlref.PCGrad(), mtlref.PELTR(), mtlref.DWA())
+
+
 def test_who_needs_an_epoch_is_told_by_the_first_stage_of_each_cadence():
     words = "Dynamic Weight Average steps once an epoch and GradNorm every time"
     with pytest.raises(DomainError, match=words):
@@ -104,6 +127,12 @@ def test_what_says_a_method_s_cadence_may_be_read_from_anywhere():
     read = "".join(["prev", "ious"])
     assert mtlref.CoVWeighting(statistics=read).lagged
     assert mtlref.PELTR(timing="".join(["ne", "xt"])).lagged
+
+
+def test_who_takes_weights_of_this_very_step_is_not_lagged():
+    assert not mtlref.PELTR(timing="same").lagged
+    assert not mtlref.PCGrad().lagged
+    assert not mtlref.CoVWeighting().lagged
 
 
 # WHAT AN ERROR CARRIES
@@ -135,10 +164,33 @@ def test_of_two_wrong_orders_the_first_is_named():
     assert (caught.value.task, caught.value.value) == (1, [0.0, 0.0])
 
 
+@pytest.mark.parametrize(("name", "value"), [("steps", -1), ("stages", 0), ("stages", 2)])
+def test_a_state_of_another_combination_is_refused(name, value):
+    method = mtlref.Combination(mtlref.DWA(), epoch_steps=3)
+    state = method.init(2)
+    wrong = {"steps": value} if name == "steps" else {"stages": state.stages * value}
+    with pytest.raises(DomainError) as caught:
+        method.step(replace(state, **wrong), np.ones(2))
+    assert (caught.value.argument, caught.value.value) == (f"state.{name}", value)
+
+
+def test_a_stacked_hmoe_without_its_mask_is_refused():
+    with pytest.raises(DomainError) as caught:
+        mtlref.HMoE(n_inputs=2, n_experts=2, experts=(3,), towers=(1, 1), mode="stacked", constrained=False)
+    assert (caught.value.argument, caught.value.value) == ("constrained", False)
+
+
+def test_hmoe_misses_a_scenario_below_one_that_is_there():
+    with pytest.raises(DomainError, match="no sample of scenario 0") as caught:
+        own_rows([ad.constant(np.zeros((2, 1)))] * 2, [1, 1])
+    assert (caught.value.task, caught.value.value) == (0, 0)
+
+
 def test_hmoe_names_the_batch_and_takes_scenarios_below_their_number():
     out = [ad.constant(np.zeros((4, 2)))]
-    with pytest.raises(ShapeError, match="one entry a sample, 4; its shape is"):
-        own_rows(out, [0, 0, 0])
+    for scenario in ([0, 0, 0], [0, 0, 0, 0, 0]):
+        with pytest.raises(ShapeError, match="one entry a sample, 4; its shape is"):
+            own_rows(out, scenario)
     assert own_rows(out, [0, 0, 0, 0])[0].shape == (4, 2)
     for scenario in (1, 2):
         with pytest.raises(DomainError, match=f"= {scenario} must be below the number of scenarios, 1"):
