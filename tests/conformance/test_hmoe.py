@@ -18,7 +18,7 @@ from mtlref.defects import DEFECTS
 from mtlref.notation import DomainError, ShapeError
 from mtlref.vectors.replay import observed
 from tests.conformance import wrong_hmoe
-from tests.conformance.variants import judged
+from tests.conformance.variants import fails, judged
 
 ALIKE = {
     "MaskAbsent": {"HMOE-C4: constrained = False"},
@@ -103,7 +103,7 @@ def test_every_check_is_failed_by_a_defect_or_by_hand():
 @pytest.mark.parametrize("check", BY_HAND)
 def test_what_no_defect_shows_fails_its_check(check):
     impl = next(impl for impl in wrong_hmoe.WRONG if impl.name == BY_HAND[check])
-    assert judged(impl, diagnosed=False)[1][check].status == "failed"
+    assert fails(impl, check)
 
 
 def test_two_defects_at_once_are_named():

@@ -80,9 +80,8 @@ def thinned(cases, each):
     return (*vectors[::each], *cases[len(vectors) :])
 
 
-def judged(impl, diagnosed=True):
-    """The session of `impl` with few cases, and the results of its checks by name; the diagnosis takes most of the
-    time, and can be left out."""
+def ready(impl, diagnosed=True):
+    """The session of `impl` with few cases; the diagnosis takes most of the time, and can be left out."""
     found = session(impl)
     if not diagnosed:
         found.__dict__["diagnosis"] = Diagnosis("unknown", "unknown: not asked for")
@@ -94,10 +93,28 @@ def judged(impl, diagnosed=True):
         finally:
             runner.SIZES = sizes
     found.drawn.update(DRAWN[key])
-    bound = [runner.BoundCheck(found, check) for check in found.checks]
-    return found, {check.name: runner.result(check, None) for check in bound}
+    return found
+
+
+def results(found, *names):
+    """The results of a session's checks, one after another: of those of these names, or of all."""
+    for check in found.checks:
+        if not names or check.name in names:
+            yield runner.result(runner.BoundCheck(found, check), None)
+
+
+def judged(impl, diagnosed=True):
+    """The session of `impl`, and the results of all of its checks by name."""
+    found = ready(impl, diagnosed)
+    return found, {result.name: result for result in results(found)}
 
 
 def failed(impl):
     """The names of the checks that `impl` fails."""
-    return {name for name, result in judged(impl, diagnosed=False)[1].items() if result.status == "failed"}
+    return {result.name for result in results(ready(impl, diagnosed=False)) if result.status == "failed"}
+
+
+def fails(impl, check):
+    """Whether `impl` fails the check of this name."""
+    (result,) = results(ready(impl, diagnosed=False), check)
+    return result.status == "failed"
