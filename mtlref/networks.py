@@ -147,12 +147,24 @@ class SharedTrunk:
 
         `x` is (B, n_inputs); ŷ_k is (B, outputs of head k). Errors: ShapeError.
         """
+        h = self._trunk(parameters, x)
+        return tuple(mlp(head, h, self.activation) for head in parameters.heads)
+
+    def stacked(self, parameters: Parameters[V], x: Operand) -> Tensor:
+        """NN-5 for heads of one shape, in one go: ŷ (K, B, outputs). Errors: ShapeError."""
+        if len(set(self.head_widths)) > 1:
+            raise ShapeError(f"heads must have one shape; they are {self.heads}", argument="heads", value=self.heads)
+        h = self._trunk(parameters, x)
+        layers = [ad.stack([tensor(array) for array in arrays]) for arrays in zip(*parameters.heads, strict=True)]
+        return mlp(layers, h, self.activation)
+
+    def _trunk(self, parameters: Parameters[V], x: Operand) -> Tensor:
+        """Return h (B, width), what the heads read. Errors: ShapeError."""
         x = tensor(x)
         if len(x.shape) != 2 or x.shape[1] != self.n_inputs:
             message = f"x must be (B, {self.n_inputs}); its shape is {x.shape}"
             raise ShapeError(message, argument="x", value=x.shape)
-        h = activated(self.activation)(mlp(parameters.shared, x, self.activation))
-        return tuple(mlp(head, h, self.activation) for head in parameters.heads)
+        return activated(self.activation)(mlp(parameters.shared, x, self.activation))
 
 
 def drawn(rng: np.random.Generator, widths: Sequence[int], hidden: Draw, last: Draw) -> tuple[Array, ...]:
@@ -170,10 +182,10 @@ def last_shared_layer(shared: Sequence[V]) -> slice:
 # LOSSES
 
 
-def mse(prediction: Operand, target: ArrayLike) -> Tensor:
+def mse(prediction: Operand, target: ArrayLike, each: bool = False) -> Tensor:
     """NN-6: L = mean (ŷ − y)², over examples and outputs; ŷ and y have one shape."""
     prediction, y = alike("prediction", prediction, "target", target)
-    return ad.apply("squared_error", prediction, y)
+    return ad.apply("squared_error", prediction, y, each)
 
 
 def absolute_error(prediction: Operand, target: ArrayLike) -> Tensor:
@@ -182,22 +194,22 @@ def absolute_error(prediction: Operand, target: ArrayLike) -> Tensor:
     return ad.absolute(prediction - y).mean()
 
 
-def cross_entropy(logits: Operand, labels: ArrayLike) -> Tensor:
+def cross_entropy(logits: Operand, labels: ArrayLike, each: bool = False) -> Tensor:
     """NN-8: L = mean_b (log Σ_c e^{z_bc} − z_{b, label b}), over examples; logits (B, C), labels (B,).
 
     Errors: ShapeError; DomainError for a label that is not a whole number from 0 to C − 1.
     """
     z, label = tensor(logits), np.asarray(labels)
-    if len(z.shape) != 2 or label.shape != z.shape[:1]:
+    if len(z.shape) != 2 + each or label.shape != z.shape[:-1]:
         message = f"labels must be (B,) for logits (B, C); the shapes are {label.shape} and {z.shape}"
         raise ShapeError(message, argument="labels", value=label.shape)
-    if label.dtype.kind not in "iu" or label.min(initial=0) < 0 or label.max(initial=0) >= z.shape[1]:
+    if label.dtype.kind not in "iu" or label.min(initial=0) < 0 or label.max(initial=0) >= z.shape[-1]:
         for b, value in enumerate(label.tolist()):
             count(f"labels[{b}]", value, least=0)
-            if value >= z.shape[1]:
-                message = f"labels[{b}] = {value} must be below the number of classes, {z.shape[1]}"
+            if value >= z.shape[-1]:
+                message = f"labels[{b}] = {value} must be below the number of classes, {z.shape[-1]}"
                 raise DomainError(message, argument="labels", value=value)
-    return (ad.logsumexp(z, axis=1) - ad.pick(z, label)).mean()
+    return (ad.logsumexp(z, axis=-1) - ad.pick(z, label)).mean(axis=-1)
 
 
 def binary_cross_entropy(logits: Operand, targets: ArrayLike) -> Tensor:

@@ -67,7 +67,7 @@ def problem(width: int, depth: int, K: int, batch: int, loss: str, activation: s
 def setups(full: bool, peers: bool) -> Iterator[Setup]:
     """Yield networks: the corners of the grid, all of it if `full`."""
     for one in every() if full else some():
-        made = [Contender("bound", "bound", bound(one)), Contender("mtlref", "ours", ours(one))]
+        made = [Contender("bound", "bound", bound(one)), Contender("mtlref", "ours", stacked(one)), Contender("head by head", "hand", ours(one))]
         made += [Contender("NumPy by hand", "hand", by_hand(one)), Contender("NumPy loop", "hand", textbook(one))]
         made += libraries.contenders(one) if peers else []
         sizes: dict[str, int | str] = {"width": one.width, "depth": one.depth, "K": one.K, "batch": one.batch}
@@ -110,6 +110,20 @@ def losses(one: Problem, flat: Sequence[Tensor]) -> list[Tensor]:
     loss = nn.mse if one.loss == "mse" else nn.cross_entropy
     heads = range(2 * one.depth, len(flat), 2)
     return [loss(nn.linear(h, *flat[i : i + 2]), y) for i, y in zip(heads, one.targets, strict=True)]
+
+
+def stacked(one: Problem, chunk: int | None = None) -> Callable[[], Array]:
+    network = nn.SharedTrunk(one.width, (one.width,) * one.depth, (one.outputs,) * one.K, one.activation)
+    n = 2 * one.depth
+    heads = range(n, len(one.flat), 2)
+    targets = np.stack(one.targets)
+    loss = nn.mse if one.loss == "mse" else nn.cross_entropy
+
+    def L(flat: Sequence[Tensor]) -> Tensor:
+        parameters = nn.Parameters(tuple(flat[:n]), tuple(tuple(flat[i:i+2]) for i in heads))
+        return loss(network.stacked(parameters, one.x), targets, each=True)
+
+    return lambda: value_and_jacobian(L, one.flat, chunk)[1].matrix
 
 
 def ours(one: Problem, chunk: int | None = None) -> Callable[[], Array]:
