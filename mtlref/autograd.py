@@ -209,8 +209,10 @@ def place(target: Array, block: range, tasks: tuple[int, ...], c: Array) -> None
         target[...] = c.reshape(target.shape)
         return
     target.fill(0.0)
-    for task, row in zip(tasks, c, strict=True):
-        target[task - block.start] = row.ravel()
+    if len(tasks) == 1:
+        target[tasks[0] - block.start] = c.ravel()
+    else:
+        target[[task - block.start for task in tasks]] = c.reshape(len(tasks), -1)
 
 
 def value_and_jacobian(
