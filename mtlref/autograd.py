@@ -70,6 +70,7 @@ __all__ = [
     "logsumexp",
     "matmul",
     "parameter",
+    "parameters_of",
     "pick",
     "relu",
     "sigmoid",

@@ -28,10 +28,11 @@ EXCHANGES = 10
 
 
 def well_apart(J: Array) -> tuple[Candidate, float, int] | None:
-    """Return the optimum over the unit simplex, certified, ‖d‖² over 4^e, and e; None where QP-10 cannot vouch for it.
+    """Return the certified optimum over the unit simplex, ‖d‖² over 4^e, and e; None where QP-10 cannot vouch for it.
 
-    On a support C y = 1/ℓ gives a_i = y_i / ℓ_i, over their sum. Tasks whose weight is not above 0 leave together, and
-    those below the optimal plane (QP-6) join. Such exchanges of many at once may turn in circles: they are counted.
+    On a support C y = 1/ℓ gives a_i = y_i / ℓ_i, over their sum. Tasks whose weight is not above 0 leave together,
+    and those below the optimal plane (QP-6) join. Such exchanges of many at once may go round in circles: they are
+    counted.
     """
     G, exponents = inner_products(J, len(J), "QP-2")
     unit, top = np.sqrt(G.diagonal()), int(np.max(exponents))
@@ -40,7 +41,7 @@ def well_apart(J: Array) -> tuple[Candidate, float, int] | None:
         return None
     C, noise = G / unit / unit[:, None], 4 * (len(J) + J.shape[1]) * EPS
     try:
-        inverse = np.linalg.inv(C)
+        inverse = np.asarray(np.linalg.inv(C), dtype=np.float64)
     except np.linalg.LinAlgError:
         return None
     if not gram_error(inverse, noise) <= FARTHEST:

@@ -137,7 +137,7 @@ def minimum_norm(jacobian: ArrayLike, bounds: ArrayLike | None = None) -> Minimu
 
 
 def answer(found: Candidate, w: Array, square: float, exponent: int) -> MinimumNorm:
-    """Return the weights `w` with ‖d‖² = `square` and their certificate, in the gradients' own units, 2^`exponent`."""
+    """Return the weights `w`, ‖d‖² = `square` and the certificate, in the gradients' own units, 2^`exponent`."""
     steepest = int(np.argmax(found.v))
     values = np.array([square, max(float(found.v[steepest]), 0.0), found.tau[steepest]])
     with np.errstate(over="ignore", under="ignore"):

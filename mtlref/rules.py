@@ -63,11 +63,9 @@ def total(x: Values, axis: Axis, keepdims: bool) -> Values:
 
 def squared_error(x: Values, y: Values, each: bool = False) -> Values:
     """Return mean (x − y)², for x and y of one shape; of `each` slice along the first axis its own."""
-    d = np.ravel(x - y)
-    if not each:
-        return np.asarray(d @ d / d.size)
-    d = d.reshape(len(x), -1)
-    return np.asarray(np.einsum("kn,kn->k", d, d) / d.shape[1])
+    d = (x - y).reshape(len(x) if each else 1, -1)
+    squares = np.einsum("kn,kn->k", d, d) if each else d @ d[0]
+    return np.asarray((squares if each else squares[0]) / d.shape[1])
 
 
 def slant(c: Array, z: Values, d: Array) -> Array:
@@ -187,8 +185,8 @@ At the kinks, AD-C1: the derivative of relu at 0 is 0, and AD-C2: the derivative
 PRODUCTS = frozenset({"matmul", "affine"})
 """What BLAS computes, maybe in other threads, whose overflow NumPy does not see."""
 
-ELEMENTWISE = frozenset(
-    "add subtract multiply divide power negative exp log sqrt tanh sigmoid softplus relu absolute".split()
+ELEMENTWISE = frozenset(RULES) & frozenset(
+    "add subtract multiply divide power negative exp log sqrt tanh sigmoid softplus relu absolute".split()  # noqa: SIM905
 )
 """The primitives whose every entry is made of one entry of each operand."""
 
@@ -201,7 +199,7 @@ def keeps_apart(op: str, z: Values, given: Sequence[Any]) -> bool:
     if z.ndim == 0 or any([len(a) != len(z) for a in given if isinstance(a, np.ndarray) and a.ndim >= z.ndim]):
         return False
     if op in PRODUCTS:
-        return given[1].ndim > 2
+        return bool(given[1].ndim > 2)
     if op in ("sum", "mean", "logsumexp", "softmax"):
         return 0 not in summed_axes(given[0], given[1])
     return op in ELEMENTWISE or op in ("parameter", "stack", "pick") or (op == "squared_error" and given[-1] is True)

@@ -226,8 +226,13 @@ def pick(x: Operand, labels: ArrayLike) -> Tensor:
 
 
 def stack(tensors: Sequence[Tensor]) -> Tensor:
-    """AD-13: z_k = x_k: K tensors of one shape as one, with the tasks' axis first. A vector is a row there, (K, 1, m)."""
-    shape = tensors[0].value.shape
-    value = np.concatenate([x.value for x in tensors]).reshape(len(tensors), *[1] * (len(shape) == 1), *shape)
-    tracked = any(x.tracked for x in tensors)
-    return Tensor("stack", value, tensors) if tracked else Tensor("constant", value)
+    """AD-13: z_k = x_k: K tensors of one shape as one, with the tasks' axis first; vectors as rows, (K, 1, m)."""
+    shapes = {x.value.shape for x in tensors}
+    if len(shapes) != 1:
+        raise ShapeError(
+            f"a stack is made of tensors of one shape; they have {shapes}", argument="tensors", value=shapes
+        )
+    shape = shapes.pop()
+    flat = np.concatenate([x.value.ravel() for x in tensors])
+    value = flat.reshape(len(tensors), *[1] * (len(shape) == 1), *shape)
+    return Tensor("stack", value, tensors) if any(x.tracked for x in tensors) else Tensor("constant", value)
