@@ -128,8 +128,7 @@ def jacobian(losses: Losses, parameters: Sequence[Tensor], chunk: int | None = N
     matrix = np.empty((K, sum([x.value.size for x in parameters])))
     nodes = between([losses] if isinstance(losses, Tensor) else losses, places)
     apart = kept_apart(nodes) if isinstance(losses, Tensor) else set()
-    largest = max([x.value.size // (K if x in apart else 1) for x in nodes if x.parents], default=1)
-    size = max(1, BLOCK // max(1, largest)) if chunk is None else count("chunk", chunk)
+    size = max(1, BLOCK // largest(nodes, apart)) if chunk is None else count("chunk", chunk)
     for first in range(0, K, size):
         block = range(K)[first : first + size]
         targets = {x: matrix[first : block.stop, place] for x, place in places.items()}
@@ -142,6 +141,12 @@ def jacobian(losses: Losses, parameters: Sequence[Tensor], chunk: int | None = N
         with np.errstate(all="ignore"):
             sweep(losses, block, nodes, apart, targets, look=True)
     return Jacobian(matrix, shapes)
+
+
+def largest(nodes: Sequence[Tensor], apart: Collection[Tensor]) -> int:
+    """Return the size of the largest cotangent that the sweep carries for a task; a parameter's is none of them."""
+    carried = [x for x in nodes if x.parents]
+    return max([1, *[x.value.size // (len(x.value) if x in apart else 1) for x in carried]])
 
 
 def sweep(
@@ -170,22 +175,27 @@ def sweep(
             unreached.remove(node)
             if c is not written.get(node):
                 place(targets[node], block, tasks, in_full(c, tasks, node) if node in apart else c)
+        if not node.parents:
+            continue
         if node.op == "stack":
             unstack(node, tasks, c, apart, sent)
             continue
-        partials, whole, i = RULES[node.op], len(tasks) == len(block), 0
+        value, given, partials, i = node.value, node.arguments, RULES[node.op], 0
+        own, whole = node in apart, len(tasks) == len(block)
         for x in node.parents:
             i += 1
             if x not in sent:
                 continue
             waiting, partial = sent[x], partials[i]
-            if node in apart:
+            if own:
                 rows = from_slices(partial, c, node, x, tasks, apart)
             elif partial is matmul_right and whole and x in targets and not waiting and x.value.ndim == 2:
                 place_of_x = targets[x].reshape(len(block), *x.value.shape)
-                rows = written[x] = matmul_right(c, node.value, *node.arguments, out=place_of_x)
+                rows = written[x] = matmul_right(c, value, *given, out=place_of_x)
             else:
-                rows = unbroadcast(partial(c, node.value, *node.arguments), x.value.shape)
+                rows = partial(c, value, *given)
+                if rows.shape[1:] != x.value.shape:
+                    rows = unbroadcast(rows, x.value.shape)
             if look:
                 known_finite(rows, tasks, node.op)
             waiting.append((tasks, rows))
@@ -260,8 +270,11 @@ def between(losses: Sequence[Tensor], parameters: dict[Tensor, slice]) -> list[T
             if x.tracked and x not in behind:
                 behind.add(x)
                 stack.append(x)
+    nodes = sorted(behind, key=NUMBER)
+    if all([x in parameters for x in nodes if not x.parents]):
+        return nodes
     leads = set(parameters)
-    for node in (nodes := sorted(behind, key=NUMBER)):
+    for node in nodes:
         if not leads.isdisjoint(node.parents):
             leads.add(node)
     return [node for node in nodes if node in leads]
