@@ -35,9 +35,9 @@ def well_apart(J: Array) -> tuple[Candidate, float, int] | None:
     counted.
     """
     G, exponents = inner_products(J, len(J), "QP-2")
-    unit, top = np.sqrt(G.diagonal()), int(np.max(exponents))
+    unit, top = np.sqrt(G.diagonal()), int(exponents.max())
     lengths = np.ldexp(unit, exponents - top)
-    if not np.min(lengths) > LENGTHS_APART * np.max(lengths):
+    if not lengths.min() > LENGTHS_APART * lengths.max():
         return None
     C, noise = G / unit / unit[:, None], 4 * (len(J) + J.shape[1]) * EPS
     try:
@@ -46,7 +46,7 @@ def well_apart(J: Array) -> tuple[Candidate, float, int] | None:
         return None
     if not gram_error(inverse, noise) <= FARTHEST:
         return None
-    inside, terms = np.full(len(J), True), inverse @ (1 / lengths)
+    inside, terms = np.ones(len(J), dtype=bool), inverse @ (1 / lengths)
     for _ in range(EXCHANGES):
         a = terms / lengths
         a /= math.fsum(a.tolist())
@@ -55,7 +55,7 @@ def well_apart(J: Array) -> tuple[Candidate, float, int] | None:
         found = Candidate(a, square - slopes, rounding(np.abs(a), lengths, noise))
         right = np.where(inside, a > 0, found.v <= found.tau)
         if right.all():
-            return None if np.any(found.v > found.tau) else (found, square, top)
+            return None if (found.v > found.tau).any() else (found, square, top)
         inside = inside == right
         terms = np.zeros(len(J))
         terms[inside] = np.linalg.solve(C[np.ix_(inside, inside)], 1 / lengths[inside])
