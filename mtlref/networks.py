@@ -15,6 +15,8 @@ A network is a frozen dataclass of sizes. Its parameters are a separate value, i
   perceptron by NN-4; a trunk with K heads is NN-5.
 - The losses are NN-6 to NN-10. Each is a mean over the B examples of a batch and over the outputs of an
   example, so a loss grows with neither.
+- Where all heads have one shape, `each` takes K tasks at once, with their axis first, and gives K losses, (K,):
+  `mse(network.stacked(parameters.rebuilt(flat), x), targets, each=True)` says the same in fewer, larger steps.
 
 A sequence of layers is flat: weights (n, m), bias (m,), weights, bias, and so on.
 """
@@ -147,12 +149,24 @@ class SharedTrunk:
 
         `x` is (B, n_inputs); ŷ_k is (B, outputs of head k). Errors: ShapeError.
         """
+        h = self._trunk(parameters, x)
+        return tuple(mlp(head, h, self.activation) for head in parameters.heads)
+
+    def stacked(self, parameters: Parameters[V], x: Operand) -> Tensor:
+        """NN-5 for heads of one shape, in one go: ŷ (K, B, outputs). Errors: ShapeError."""
+        if len(set(self.head_widths)) > 1:
+            raise ShapeError(f"heads must have one shape; they are {self.heads}", argument="heads", value=self.heads)
+        h = self._trunk(parameters, x)
+        layers = [ad.stack([tensor(array) for array in arrays]) for arrays in zip(*parameters.heads, strict=True)]
+        return mlp(layers, h, self.activation)
+
+    def _trunk(self, parameters: Parameters[V], x: Operand) -> Tensor:
+        """Return h (B, width), what the heads read. Errors: ShapeError."""
         x = tensor(x)
         if len(x.shape) != 2 or x.shape[1] != self.n_inputs:
             message = f"x must be (B, {self.n_inputs}); its shape is {x.shape}"
             raise ShapeError(message, argument="x", value=x.shape)
-        h = activated(self.activation)(mlp(parameters.shared, x, self.activation))
-        return tuple(mlp(head, h, self.activation) for head in parameters.heads)
+        return activated(self.activation)(mlp(parameters.shared, x, self.activation))
 
 
 def drawn(rng: np.random.Generator, widths: Sequence[int], hidden: Draw, last: Draw) -> tuple[Array, ...]:
@@ -170,37 +184,39 @@ def last_shared_layer(shared: Sequence[V]) -> slice:
 # LOSSES
 
 
-def mse(prediction: Operand, target: ArrayLike) -> Tensor:
+def mse(prediction: Operand, target: ArrayLike, each: bool = False) -> Tensor:
     """NN-6: L = mean (ŷ − y)², over examples and outputs; ŷ and y have one shape."""
     prediction, y = alike("prediction", prediction, "target", target)
-    return ad.apply("squared_error", prediction, y)
+    return ad.apply("squared_error", prediction, y, each)
 
 
-def absolute_error(prediction: Operand, target: ArrayLike) -> Tensor:
+def absolute_error(prediction: Operand, target: ArrayLike, each: bool = False) -> Tensor:
     """NN-7: L = mean |ŷ − y|, over examples and outputs; ŷ and y have one shape."""
     prediction, y = alike("prediction", prediction, "target", target)
-    return ad.absolute(prediction - y).mean()
+    return average(ad.absolute(prediction - y), each)
 
 
-def cross_entropy(logits: Operand, labels: ArrayLike) -> Tensor:
+def cross_entropy(logits: Operand, labels: ArrayLike, each: bool = False) -> Tensor:
     """NN-8: L = mean_b (log Σ_c e^{z_bc} − z_{b, label b}), over examples; logits (B, C), labels (B,).
 
     Errors: ShapeError; DomainError for a label that is not a whole number from 0 to C − 1.
     """
     z, label = tensor(logits), np.asarray(labels)
-    if len(z.shape) != 2 or label.shape != z.shape[:1]:
-        message = f"labels must be (B,) for logits (B, C); the shapes are {label.shape} and {z.shape}"
+    if len(z.shape) != (3 if each else 2) or label.shape != z.shape[:-1]:
+        tasks = "K, " if each else ""
+        message = f"labels must be ({tasks}B) for logits ({tasks}B, C); the shapes are {label.shape} and {z.shape}"
         raise ShapeError(message, argument="labels", value=label.shape)
-    if label.dtype.kind not in "iu" or label.min(initial=0) < 0 or label.max(initial=0) >= z.shape[1]:
-        for b, value in enumerate(label.tolist()):
-            count(f"labels[{b}]", value, least=0)
-            if value >= z.shape[1]:
-                message = f"labels[{b}] = {value} must be below the number of classes, {z.shape[1]}"
-                raise DomainError(message, argument="labels", value=value)
-    return (ad.logsumexp(z, axis=1) - ad.pick(z, label)).mean()
+    C = z.shape[-1]
+    if label.dtype.kind not in "iu" or label.min(initial=0) < 0 or label.max(initial=0) >= C:
+        for at, value in np.ndenumerate(label):
+            where = f"labels[{', '.join(map(str, at))}]"
+            if count(where, value, least=0) >= C:
+                message = f"{where} = {value} must be below the number of classes, {C}"
+                raise DomainError(message, argument="labels", value=int(value))
+    return average(ad.logsumexp(z, axis=-1) - ad.pick(z, label), each)
 
 
-def binary_cross_entropy(logits: Operand, targets: ArrayLike) -> Tensor:
+def binary_cross_entropy(logits: Operand, targets: ArrayLike, each: bool = False) -> Tensor:
     """NN-9: L = mean (y log(1 + e^−z) + (1 − y) log(1 + e^z)), over examples and outputs.
 
     The logits z and the targets y, from 0 to 1, have one shape. Errors: ShapeError, DomainError.
@@ -210,10 +226,10 @@ def binary_cross_entropy(logits: Operand, targets: ArrayLike) -> Tensor:
     if np.any(outside):
         value = float(y.value[outside][0])
         raise DomainError(f"targets must be from 0 to 1; one is {value}", argument="targets", value=value)
-    return (y * ad.softplus(-z) + (1 - y) * ad.softplus(z)).mean()
+    return average(y * ad.softplus(-z) + (1 - y) * ad.softplus(z), each)
 
 
-def gaussian_nll(prediction: Operand, target: ArrayLike, log_variance: Operand) -> Tensor:
+def gaussian_nll(prediction: Operand, target: ArrayLike, log_variance: Operand, each: bool = False) -> Tensor:
     """NN-10: L = mean ½ (s + (ŷ − y)² e^−s), over examples and outputs, with s = log σ².
 
     ŷ and y have one shape, to which s broadcasts; the constant ½ log 2π is left out. Errors: ShapeError.
@@ -224,7 +240,12 @@ def gaussian_nll(prediction: Operand, target: ArrayLike, log_variance: Operand) 
     if nll.shape != prediction.shape:
         message = f"log_variance {s.shape} does not broadcast to the shape of prediction, {prediction.shape}"
         raise ShapeError(message, argument="log_variance", value=s.shape)
-    return nll.mean()
+    return average(nll, each)
+
+
+def average(z: Tensor, each: bool) -> Tensor:
+    """Return the mean of all entries, or that of `each` slice along the first axis."""
+    return z.mean(tuple(range(1, len(z.shape))) if each else None)
 
 
 def tensor(x: Operand) -> Tensor:

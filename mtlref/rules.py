@@ -8,7 +8,7 @@ know T: the tasks' axis is the first, and NumPy aligns shapes at the last.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,20 +61,26 @@ def total(x: Values, axis: Axis, keepdims: bool) -> Values:
     return np.asarray(add.reduce(x, axis, keepdims=keepdims))
 
 
-def squared_error(x: Values, y: Values) -> Values:
-    """Return mean (x − y)², for x and y of one shape."""
-    d = np.ravel(x - y)
-    return np.asarray(d @ d / d.size)
+def squared_error(x: Values, y: Values, each: bool = False) -> Values:
+    """Return mean (x − y)², for x and y of one shape; of `each` slice along the first axis its own."""
+    d = (x - y).reshape(len(x) if each else 1, -1)
+    squares = np.einsum("kn,kn->k", d, d) if each else d @ d[0]
+    return np.asarray((squares if each else squares[0]) / d.shape[1])
 
 
-def slant(c: Array, d: Array) -> Array:
-    """Return x̄ = z̄ 2 d / n, for z = mean d² over the n entries of d."""
-    return c.reshape(len(c), *[1] * d.ndim) * (d * (2 / d.size))
+def slant(c: Array, z: Values, d: Array) -> Array:
+    """Return x̄ = z̄ 2 d / n, for z = mean d² over n entries of d."""
+    return c.reshape(*c.shape, *[1] * (d.ndim - z.ndim)) * (d * (2 * z.size / d.size))
+
+
+def summed_axes(x: Values, axis: Axis) -> set[int]:
+    """Return the axes of x that a sum over `axis` goes over."""
+    return {a % x.ndim for a in (range(x.ndim) if axis is None else np.atleast_1d(axis).tolist())}
 
 
 def spread(c: Array, x: Array, axis: Axis) -> Array:
     """AD-8: x̄_i = z̄ for z = Σ_i x_i: what the sum receives goes to every summand."""
-    summed = range(x.ndim) if axis is None else {a % x.ndim for a in np.atleast_1d(axis)}
+    summed = summed_axes(x, axis)
     rows = np.empty((len(c), *x.shape))
     rows[...] = c.reshape(len(c), *[1 if i in summed else n for i, n in enumerate(x.shape)])
     return rows
@@ -88,11 +94,17 @@ def scatter(c: Array, x: Array, index: Any) -> Array:
     return np.reshape(rows.T, (len(c), *x.shape))
 
 
+def picked(x: Values, labels: Values) -> Values:
+    """Return x[…, b, labels[…, b]]."""
+    rows = x.reshape(-1, x.shape[-1])
+    return rows[np.arange(len(rows)), labels.ravel()].reshape(labels.shape)
+
+
 def drop(c: Array, x: Array, labels: Values) -> Array:
-    """Return x̄ = z̄ at x[b, labels[b]] and 0 elsewhere (AD-9), for z = pick of x: no entry was read twice."""
-    rows = np.zeros((len(c), *x.shape))
-    rows[:, np.arange(len(x)), labels] = c
-    return rows
+    """Return x̄ = z̄ at x[…, b, labels[…, b]] and 0 elsewhere (AD-9), for z = picked of x: no entry was read twice."""
+    rows = np.zeros((len(c), labels.size, x.shape[-1]))
+    rows[:, np.arange(labels.size), labels.ravel()] = c.reshape(len(c), -1)
+    return rows.reshape(len(c), *x.shape)
 
 
 def log_sum_exp(x: Values, axis: Axis, keepdims: bool) -> Values:
@@ -128,13 +140,18 @@ def cut(c: Array, x: Array, axis: int) -> list[Array]:
 
 RULES: dict[str, tuple[Callable[..., Any], ...]] = {
     "parameter": (np.array,),
+    "stack": (np.stack,),  # AD-13
     "add": (operator.add, lambda c, z, x, y: c, lambda c, z, x, y: c),
     "subtract": (operator.sub, lambda c, z, x, y: c, lambda c, z, x, y: -c),
     "multiply": (operator.mul, lambda c, z, x, y: times(c, y), lambda c, z, x, y: times(c, x)),
     "divide": (operator.truediv, lambda c, z, x, y: c / y, lambda c, z, x, y: times(c, -z / y)),
     "matmul": (product, matmul_left, matmul_right),
     "affine": (affine, matmul_left, matmul_right, lambda c, z, x, y, b: c),
-    "squared_error": (squared_error, lambda c, z, x, y: slant(c, x - y), lambda c, z, x, y: slant(c, y - x)),
+    "squared_error": (
+        squared_error,
+        lambda c, z, x, y, *_: slant(c, z, x - y),
+        lambda c, z, x, y, *_: slant(c, z, y - x),
+    ),
     "power": (operator.pow, lambda c, z, x, p: times(c, p * x ** (p - 1) if p else 0 * x)),
     "negative": (operator.neg, lambda c, z, x: -c),
     "exp": (np.exp, lambda c, z, x: times(c, z)),
@@ -156,7 +173,7 @@ RULES: dict[str, tuple[Callable[..., Any], ...]] = {
     "reshape": (np.reshape, lambda c, z, x, shape: c.reshape(len(c), *x.shape)),
     "transpose": (np.transpose, lambda c, z, x, axes: c.transpose(0, *1 + np.argsort(np.mod(axes, z.ndim)))),
     "getitem": (operator.getitem, lambda c, z, x, index: scatter(c, x, index)),
-    "pick": (lambda x, labels: x[np.arange(len(x)), labels], lambda c, z, x, labels: drop(c, x, labels)),
+    "pick": (picked, lambda c, z, x, labels: drop(c, x, labels)),
     "join": (np.append, lambda c, z, x, y, a: cut(c, x, a)[0], lambda c, z, x, y, a: cut(c, x, a)[1]),
 }
 """AD-4: x̄ = z̄ ∂z/∂x, one line a primitive: its name, z of its operands, then x̄ (and ȳ) of c = z̄.
@@ -165,5 +182,24 @@ c is (T, *shape of z), and what comes after the operands (an axis, an exponent) 
 At the kinks, AD-C1: the derivative of relu at 0 is 0, and AD-C2: the derivative of |x| at 0 is 0.
 """
 
-PRODUCTS = frozenset({product, affine, matmul_left, matmul_right})
+PRODUCTS = frozenset({"matmul", "affine"})
 """What BLAS computes, maybe in other threads, whose overflow NumPy does not see."""
+
+ELEMENTWISE = frozenset(RULES) & frozenset(
+    "add subtract multiply divide power negative exp log sqrt tanh sigmoid softplus relu absolute".split()  # noqa: SIM905
+)
+"""The primitives whose every entry is made of one entry of each operand."""
+
+
+def keeps_apart(op: str, z: Values, given: Sequence[Any]) -> bool:
+    """Say whether slice i of z, along its first axis, is made of slice i alone of the operands with that axis.
+
+    These are the arrays with as many axes as z or more; an operand with fewer is repeated along it.
+    """
+    if z.ndim == 0 or any([len(a) != len(z) for a in given if isinstance(a, np.ndarray) and a.ndim >= z.ndim]):
+        return False
+    if op in PRODUCTS:
+        return bool(given[1].ndim > 2)
+    if op in ("sum", "mean", "logsumexp", "softmax"):
+        return 0 not in summed_axes(given[0], given[1])
+    return op in ELEMENTWISE or op in ("parameter", "stack", "pick") or (op == "squared_error" and given[-1] is True)

@@ -290,6 +290,7 @@ def test_bad_inputs_are_named(J, c, error, attributes):
 
 
 def test_an_answer_that_misses_its_bound_is_not_handed_out(monkeypatch):
+    monkeypatch.setattr(qp, "well_apart", lambda J: None)
     monkeypatch.setattr(qp, "refine", lambda hull, a: candidate(hull, np.array([1.0, 0.0, 0.0])))
     with pytest.raises(CertificateError) as caught:
         minimum_norm(np.diag([3.0, 1.0, 2.0]))
@@ -302,6 +303,7 @@ def test_refinement_reaches_the_optimum_from_any_vertex(start, monkeypatch):
     """So it does where SciPy's solver does not end."""
     J = np.array([[1.0, 0.0, 0.2], [0.9, 0.5, 0.0], [-1.0, 2.0, 0.3]])
     expected = minimum_norm(J).weights
+    monkeypatch.setattr(qp, "well_apart", lambda J: None)
     monkeypatch.setattr(qp, "cone_weights", lambda points, lengths: np.eye(3)[start])
     np.testing.assert_allclose(minimum_norm(J).weights, expected, atol=1e-14)
 
@@ -312,6 +314,7 @@ def test_nnls_that_does_not_end_leaves_the_work_to_the_refinement(monkeypatch):
 
     J = np.array([[1.0, 0.0], [-0.5, 1.0], [0.2, 3.0]])
     expected = minimum_norm(J).weights
+    monkeypatch.setattr(qp, "well_apart", lambda J: None)
     monkeypatch.setattr("scipy.optimize.nnls", never)
     np.testing.assert_allclose(minimum_norm(J).weights, expected, atol=1e-14)
     np.testing.assert_allclose(minimum_norm([[1.0], [1.0]]).objective, 1.0)

@@ -86,6 +86,7 @@ def run(names: Sequence[str], arguments: argparse.Namespace) -> report.Results:
     """Measure the cases, printing each table when it is complete."""
     results = report.Results(machine.facts(), machine.missing() if arguments.peers else [])
     print(report.header(results, arguments))
+    machine.keep_freed_memory()
     rng = np.random.default_rng(arguments.seed)
     for name in names:
         case = load(name)

@@ -91,6 +91,14 @@ def usual_threads() -> list[int]:
     return [1, 2] if can_set_threads() and (os.cpu_count() or 1) > 1 else [1]
 
 
+def keep_freed_memory() -> None:
+    """Free a block of 16 MiB, from when on the C library keeps freed memory instead of returning it page by page.
+
+    It does so up to the largest block that it has seen, so that times would depend on what was measured before.
+    """
+    importlib.import_module("numpy").ones(2**21)
+
+
 @contextmanager
 def limited(threads: int) -> Iterator[None]:
     """Run with this many threads in BLAS, OpenMP and torch. JAX keeps the pool it began with (see `restarted`)."""

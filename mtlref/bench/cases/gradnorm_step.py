@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from mtlref.autograd import value_and_jacobian
+from mtlref.autograd import jacobian, parameters_of
 from mtlref.bench import peers as libraries
-from mtlref.bench.cases.jacobian import Problem, losses, problem
+from mtlref.bench.cases.jacobian import Problem, problem, stacked_losses
 from mtlref.bench.machine import peer
 from mtlref.bench.measure import Contender, Setup
 from mtlref.methods.gradnorm import GradNorm
@@ -37,16 +37,15 @@ def setups(full: bool, peers: bool) -> Iterator[Setup]:
 
 def ours(one: Problem) -> Callable[[], Array]:
     """Return the call of mtlref: one forward pass, a sweep to the last shared weights, a step of GradNorm."""
-    last = 2 * one.depth - 2
+    last, function = 2 * one.depth - 2, stacked_losses(one)
     method = GradNorm(alpha=0.0, lr=LR)
     state = method.init(one.K)
 
     def call() -> Array:
-        fixed: tuple[Any, ...] = one.flat
-        L, J = value_and_jacobian(
-            lambda t: losses(one, (*fixed[:last], *t, *fixed[last + 1 :])), fixed[last : last + 1]
-        )
-        return method.step(state, L, J.matrix).state.weights  # type: ignore[attr-defined,no-any-return]
+        leaves = parameters_of(one.flat)
+        L = function(leaves)
+        J = jacobian(L, leaves[last : last + 1])
+        return method.step(state, L.value, J.matrix).state.weights  # type: ignore[attr-defined,no-any-return]
 
     return call
 

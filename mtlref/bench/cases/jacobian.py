@@ -31,11 +31,17 @@ class Problem:
     batch: int
     loss: str
     activation: str
-    flat: tuple[Array, ...]
+    network: nn.SharedTrunk
+    parameters: nn.Parameters[Array]
     x: Array
     targets: tuple[Any, ...]
     x_in: Any = None
     targets_in: tuple[Any, ...] = ()
+
+    @property
+    def flat(self) -> tuple[Array, ...]:
+        """The parameters in one tuple: the trunk's, then head by head."""
+        return self.parameters.flat
 
     @property
     def outputs(self) -> int:
@@ -60,14 +66,15 @@ def problem(width: int, depth: int, K: int, batch: int, loss: str, activation: s
     targets = tuple(
         rng.normal(size=(batch, 1)) if loss == "mse" else rng.integers(0, CLASSES, batch) for _ in range(K)
     )
-    flat = network.init(rng).flat
-    return Problem(width, depth, K, batch, loss, activation, flat, x, targets, x, targets)
+    parameters = network.init(rng)
+    return Problem(width, depth, K, batch, loss, activation, network, parameters, x, targets, x, targets)
 
 
 def setups(full: bool, peers: bool) -> Iterator[Setup]:
     """Yield networks: the corners of the grid, all of it if `full`."""
     for one in every() if full else some():
         made = [Contender("bound", "bound", bound(one)), Contender("mtlref", "ours", ours(one))]
+        made += [Contender("mtlref, head by head", "ours", head_by_head(one))]
         made += [Contender("NumPy by hand", "hand", by_hand(one)), Contender("NumPy loop", "hand", textbook(one))]
         made += libraries.contenders(one) if peers else []
         sizes: dict[str, int | str] = {"width": one.width, "depth": one.depth, "K": one.K, "batch": one.batch}
@@ -104,17 +111,27 @@ def bar(one: Problem) -> float | None:
 
 
 def losses(one: Problem, flat: Sequence[Tensor]) -> list[Tensor]:
-    """Return the task losses on the tape."""
-    phi = nn.activated(one.activation)
-    h = phi(nn.mlp(flat[: 2 * one.depth], one.x, one.activation))  # type: ignore[arg-type]
+    """Return the task losses on the tape, each head recorded by itself."""
     loss = nn.mse if one.loss == "mse" else nn.cross_entropy
-    heads = range(2 * one.depth, len(flat), 2)
-    return [loss(nn.linear(h, *flat[i : i + 2]), y) for i, y in zip(heads, one.targets, strict=True)]
+    outputs = one.network.forward(one.parameters.rebuilt(flat), one.x)
+    return [loss(out, y) for out, y in zip(outputs, one.targets, strict=True)]
+
+
+def stacked_losses(one: Problem) -> Callable[[Sequence[Tensor]], Tensor]:
+    """Return the function from the parameters to the vector of task losses, the heads recorded as one."""
+    loss, targets = nn.mse if one.loss == "mse" else nn.cross_entropy, np.stack(one.targets)
+    return lambda flat: loss(one.network.stacked(one.parameters.rebuilt(flat), one.x), targets, each=True)
 
 
 def ours(one: Problem, chunk: int | None = None) -> Callable[[], Array]:
-    """Return the call of mtlref."""
-    return lambda: value_and_jacobian(lambda flat: losses(one, flat), one.flat, chunk)[1].matrix
+    """Return the call of mtlref for heads of one shape."""
+    function = stacked_losses(one)
+    return lambda: value_and_jacobian(function, one.flat, chunk)[1].matrix
+
+
+def head_by_head(one: Problem) -> Callable[[], Array]:
+    """Return the call of mtlref for heads of any shapes."""
+    return lambda: value_and_jacobian(lambda flat: losses(one, flat), one.flat)[1].matrix
 
 
 # BY HAND

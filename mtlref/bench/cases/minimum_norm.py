@@ -51,7 +51,12 @@ def setup(kind: str, J: Array, peers: bool) -> Setup:
     made = [
         Contender("bound", "bound", lambda: np.linalg.solve(compress(J) + np.eye(len(J)), np.ones(len(J)))),
         Contender("mtlref", "ours", lambda: minimum_norm(J).weights, length),
-        Contender("  the factor alone", "bound", lambda: compress(J), note="J → K×K"),
+        Contender(
+            "  the factor alone",
+            "bound",
+            lambda: compress(J),
+            note="J → K×K by QR, where the inner products will not do",
+        ),
         Contender("  the solve alone", "bound", lambda: minimum_norm(R), note="from K×K"),
     ]
     for name, make in (PEERS if peers else {"SciPy nnls": by_nnls}).items():
