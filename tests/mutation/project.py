@@ -29,7 +29,9 @@ TESTS: dict[str, tuple[str, ...]] = {
     "qp.py": ("test_qp.py", "test_rationals.py", "methods/test_pe_ltr.py"),
     "rationals.py": ("test_rationals.py", "test_qp.py"),
     "certificate.py": ("test_certificate.py", "test_qp.py"),
+    "cosines.py": ("test_cosines.py", "test_qp.py"),
     "autograd.py": ("test_autograd.py", "test_networks.py"),
+    "tape.py": ("test_autograd.py", "test_networks.py"),
     "rules.py": ("test_autograd.py", "test_networks.py"),
 }
 """The tests of a module, beside test_contract.py and methods/test_corners.py; those of a method that is not named
