@@ -15,11 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtlref.audit.lift import Norms, numbers, step_rows
+from mtlref.audit.lift import FAILS, SEALED, Norms, numbers, step_rows
 from mtlref.audit.readers import Log
 from mtlref.audit.replay import (
-    FAILS,
-    SEALED,
     Replay,
     drawn,
     gradients,

@@ -10,7 +10,7 @@ the allowance is the sum of
   for every column, how far it ends up elsewhere if the whole column is moved up, or down, and so for each weight it
   starts with, added up; and three times the farthest of `RANDOM` replays with every number moved at random.
 
-The replays run side by side, as rows (`mtlref.audit.rows`).
+The replays run side by side, as rows (`mtlref.audit.rows`), along one line (`mtlref.audit.line`).
 """
 
 from __future__ import annotations
@@ -24,20 +24,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtlref.audit.allowance import plain
-from mtlref.audit.lift import lifted, numbers, step_rows
+from mtlref.audit.lift import lifted, numbers
+from mtlref.audit.line import Course
+from mtlref.audit.march import march
 from mtlref.audit.precision import ROUNDINGS, arithmetic
 from mtlref.audit.readers import Log, part
-from mtlref.audit.replay import FAILS, SEALED, SIZES, Replay, drawn, gradients, logged_weights, stepped, whole
-from mtlref.audit.rows import Rows, spread_out
-from mtlref.audit.spool import BLOCK
-from mtlref.contract import Method, Step, weights_of
+from mtlref.audit.replay import SIZES, Replay, drawn, gradients, logged_weights, stepped, whole
+from mtlref.audit.rows import Rows, followed, row, spread_out, take
+from mtlref.audit.spool import BLOCK, spans
+from mtlref.contract import Method, weights_of
 from mtlref.methods import Combination
 from mtlref.methods.stages import EQUALISERS
 from mtlref.notation import Array, MtlrefError
-from mtlref.state import State
 
 RANDOM = 8
 """How many replays have every number moved at random."""
+
+SIDE = 128
+"""How many rows the moved replays go on at once."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def one_run(method: Method, log: Log, departed: int | None = None) -> FreeRun:
     lacks a number.
     """
     end, end_row, apart, allowed, first = weights_of(method.init(len(log.tasks))), 0, 0.0, 0.0, None
-    ensemble: Iterator[Array] | None = None
+    others: Moved | None = None
     done = seen = 0
     for free in blocks(method, log):
         rows = np.arange(done, done + len(free), dtype=np.int64)
@@ -102,8 +106,8 @@ def one_run(method: Method, log: Log, departed: int | None = None) -> FreeRun:
         allowance = rounding(log, free, rows)
         known = departed is not None and done + len(free) > departed >= 0
         if first is None and np.any(errors > allowance) and method.stem != "combination" and not known:
-            ensemble = ensemble or skipped(moved(method, log), done)
-            allowance = np.add(allowance, spread_until(ensemble, errors - allowance))
+            others = others or Moved(method, log)
+            allowance = np.add(allowance, others.spread(done, errors - allowance))
         over = np.flatnonzero(np.any(errors > allowance, axis=1))
         if len(over) and first is None:
             first = done + int(over[0])
@@ -124,111 +128,150 @@ def rounding(log: Log, free: Array, rows: NDArray[np.int64]) -> Array:
 
 def blocks(method: Method, log: Log) -> Iterator[Array]:
     """Yield the replay's weights (n, K), a block of rows at a time, to the last row that it reaches."""
-    replay, at, sizes = Replay(method, log), 0, iter(SIZES)
-    state = method.init(len(log.tasks))
-    if method.lagged and np.isfinite(logged_weights(log)[0]).all():
-        state = method.resumed(state, logged_weights(log)[0])
-    while at < len(log.rows):
+    free, at, sizes = Free(method, log), 0, iter(SIZES)
+    while at < len(log.rows) and not free.ended:
         stop = min(at + next(sizes, BLOCK), len(log.rows))
         good = whole(method, log, at, stop, corrected=False)
         stop = stop if good.all() else at + int(np.argmin(good))
+        weights = free.through(at, stop)
+        if len(weights):
+            yield weights
         if stop == at:
             return
-        free, after = run_on(replay, at, stop, state)
-        if len(free):
-            yield free
-        if after is None:
-            return
-        at, state = stop, after
+        at = stop
 
 
-def run_on(replay: Replay, start: int, stop: int, state: State) -> tuple[Array, State | None]:
-    """Return the weights in use (n, K) on the rows from `start`, and the state after, None where it cannot go on."""
-    if replay.at_once and start > 0 and stop - start > 1:
+class Free:
+    """The replay that is not corrected: `ended` where the method cannot go on.
+
+    The log's own weights are a guess of what is remembered at its rows. Where it leads nowhere, rows go in turn.
+    """
+
+    def __init__(self, method: Method, log: Log) -> None:
+        self.replay, self.ended = Replay(method, log), False
+        self.state = method.init(len(log.tasks))
+        if method.lagged and np.isfinite(logged_weights(log)[0]).all():
+            self.state = method.resumed(self.state, logged_weights(log)[0])
+        alone = [np.zeros(1, dtype=np.int64)] * len(read(log, 0, 0))
+        light = self.replay.light
+        self.course = None if light is None else Course(light, spread_out(self.state, 1), alone)
+
+    def through(self, start: int, stop: int) -> Array:
+        """Return the weights in use (n, K) on the rows from `start`, to `stop` or where it ends."""
+        if start > 0 and stop - start > 1:
+            found = self.replay.at_once.tried(lambda: self.guessed(start, stop))
+            if found is not None:
+                return found
+        return self.in_turn(start, stop)
+
+    def guessed(self, start: int, stop: int) -> Array:
+        """Return the weights in use on rows from a guess. Errors: Trouble if it leads nowhere, those of a step."""
+        replay, n = self.replay, stop - start
+        logged = np.asarray(logged_weights(replay.log)[start:stop])
+        w = Rows(np.where(np.isfinite(logged), logged, weights_of(self.state) if replay.method.lagged else 0.0))
+        later = replay.given_weights(spread_out(self.state, n), w)
+        guess = followed(self.state, take(later, np.append(np.arange(1, n), 0)))
+        better = followed(self.state, replay.after(start, stop, guess, False)[1])  # rounded weights have any sum
+        found = march(lambda before: replay.after(start, stop, before, False)[1], self.state, better)
+        out, after = replay.after(start, stop, found, False)
+        self.state = row(after, n - 1)
+        return numbers(out.weights, n)
+
+    def in_turn(self, start: int, stop: int) -> Array:
+        """Return the weights in use on rows, one after the other."""
+        found, at, course = list[Array](), start, self.course
+        while at < stop and not self.ended:
+            if course is not None and at > 0:
+                course.state = spread_out(self.state, 1)
+                part = course.through([x[:, None] for x in read(self.replay.log, at, stop)])
+                found.append(part[:, 0])
+                self.state, at = row(course.state, 0), at + len(part)
+            if at < stop:
+                weights = self.single(at)
+                found += [] if weights is None else [weights[None]]
+                at += 1
+        return np.concatenate([np.empty((0, len(self.replay.log.tasks))), *found])
+
+    def single(self, at: int) -> Array | None:
+        """Take one step and return the weights in use; where none can be taken, the state's, if it has them."""
+        replay, log = self.replay, self.replay.log
         try:
-            with np.errstate(**SEALED):
-                found = replay.run_on(start, stop, state)
-            replay.failures = 0
-            return found
-        except FAILS:
-            replay.failures += 1
-    free: list[Array] = []
-    for at in range(start, stop):
-        try:
-            out = single(replay, at, state)
+            out = stepped(replay.method, self.state, log.losses[at], gradients(log, at), drawn(log, at))
         except MtlrefError:
-            free += [weights_of(state)] * replay.method.lagged
-            return np.array(free), None
-        free.append(out.weights)
-        state = out.state
-    return np.array(free), state
+            self.ended = True
+            return weights_of(self.state) if replay.method.lagged else None
+        self.state = out.state
+        return out.weights
 
 
-def single(replay: Replay, at: int, state: State) -> Step:
-    """Return one step from the replay's own state. Errors: MtlrefError."""
-    log = replay.log
-    if replay.light is not None:
-        try:
-            with np.errstate(**SEALED):
-                return replay.light.step(state, log.losses[at], replay.norms_at(at))
-        except FAILS:
-            pass
-    return stepped(replay.method, state, log.losses[at], gradients(log, at), drawn(log, at))
+def read(log: Log, start: int, stop: int) -> list[Array]:
+    """Return the losses, and the norms if there are any, on rows."""
+    kinds = [log.losses] if log.norms is None else [log.losses, log.norms]
+    return [np.asarray(values[start:stop]) for values in kinds]
 
 
 # THE LOG WITH ITS NUMBERS MOVED
 
 
-def skipped(ensemble: Iterator[Array], rows: int) -> Iterator[Array]:
-    """Return what the moved replays show after so many rows."""
-    for _ in range(rows):
-        next(ensemble, None)
-    return ensemble
+class Moved:
+    """Replays of the log with its numbers moved, side by side: first with none, then the columns, then all at random.
 
-
-def spread_until(ensemble: Iterator[Array], excess: Array) -> Array:
-    """Return what the moved replays show at rows that come next, (n, K), to the first that still exceeds it.
-
-    `excess` (n, K): by how much the rows' errors exceed their other allowances. Where the replays cannot go on there
-    is no bound.
+    What a row's losses are moved to, or its norms, the replays share: the others leave them as they are.
     """
-    found = np.zeros(excess.shape)
-    for at, over in enumerate(excess):
-        found[at] = next(ensemble, np.inf)
-        if np.any(over > found[at]):
-            break
-    return found
 
+    def __init__(self, method: Method, log: Log) -> None:
+        self.log, self.K, self.rng = log, len(log.tasks), np.random.default_rng(0)
+        K, kinds = self.K, len(read(log, 0, 0))
+        self.systematic = 2 * K * (1 + kinds)
+        self.known = [log.precision[kind] for kind in ("losses", "norms")]
+        self.signs = np.concatenate([np.zeros((1, K)), np.kron(np.eye(K), [[1.0], [-1.0]])])
+        count = 1 + self.systematic + RANDOM
+        which = np.zeros((1 + kinds, count), dtype=np.int64)
+        for kind, each in enumerate(which):
+            each[1 + 2 * K * kind :][: 2 * K] = 1 + np.arange(2 * K)
+            each[1 + self.systematic :] = 1 + 2 * K + np.arange(RANDOM)
+        which[0, 1 + self.systematic :] = 0
+        light: Any = lifted(method)
+        first = np.asarray(logged_weights(log)[0])
+        first = first if np.isfinite(first).all() else weights_of(method.init(K))
+        state: Any = spread_out(method.init(K), count)
+        if light.lagged:
+            state = light.resumed(state, Rows(first + self.signs[which[0]] * log.precision["weights"].of(first)))
+        self.course, self.at, self.ended = Course(light, state, which[1:]), 0, False
 
-def moved(method: Method, log: Log) -> Iterator[Array]:
-    """Yield, for each row, how far rounding in the log's numbers moves the replay's weights, (K,)."""
-    light: Any = lifted(method)
-    K = len(log.tasks)
-    kinds = [log.losses] if log.norms is None else [log.losses, log.norms]
-    known = [log.precision["losses"], log.precision["norms"]][: len(kinds)]
-    systematic = 2 * K * (1 + len(kinds))
-    count = 1 + systematic + RANDOM
-    signs = np.zeros((1 + len(kinds), count, K))
-    for kind in range(1 + len(kinds)):
-        for task in range(K):
-            at = 1 + 2 * (kind * K + task)
-            signs[kind, at : at + 2, task] = 1, -1
-    rng = np.random.default_rng(0)
-    first = np.asarray(logged_weights(log)[0])
-    first = first if np.isfinite(first).all() else weights_of(method.init(K))
-    starts = Rows(first + signs[0] * log.precision["weights"].of(first))
-    state: Any = spread_out(method.init(K), count)
-    for at in range(len(log.rows)):
-        signs[1:, 1 + systematic :] = rng.choice([-1.0, 1.0], (len(kinds), RANDOM, K))
-        values = [Rows(kind[at] + signs[i + 1] * known[i].of(np.asarray(kind[at]))) for i, kind in enumerate(kinds)]
-        try:
-            with np.errstate(**SEALED):
-                state = light.resumed(state, starts) if light.lagged and at == 0 else state
-                out = step_rows(light, state, values[0], values[1] if len(values) == 2 else None)
-        except FAILS:
-            return
-        w = numbers(out.weights, count)
-        state = spread_out(out.state, count)
-        changes = np.abs(w - w[0])
-        pairs = changes[1 : 1 + systematic].reshape(-1, 2, K).max(axis=1).sum(axis=0)
-        yield pairs + 3 * changes[1 + systematic :].max(axis=0)
+    def spread(self, start: int, excess: Array) -> Array:
+        """Return how far rounding moves the replay's weights on the rows from `start`, (n, K).
+
+        `excess` (n, K): by how much the rows' errors exceed their other allowances. At the first row that
+        exceeds this one too they end, and the rows behind it have 0. Where they cannot go on there is no bound.
+        """
+        while self.at < start:
+            self.through(min(start, self.at + SIDE))
+        found = np.zeros(excess.shape)
+        for span in spans(len(excess), SIDE):
+            found[span] = self.through(start + min(span.stop, len(excess)))
+            over = np.flatnonzero(np.any(excess[span] > found[span], axis=1))
+            if len(over):
+                found[span.start + int(over[0]) + 1 :] = 0.0
+                break
+        return found
+
+    def through(self, stop: int) -> Array:
+        """Return what the replays show on the next rows, up to `stop`, (n, K)."""
+        n, columns = stop - self.at, 1 + self.systematic
+        found = np.full((n, self.K), np.inf)
+        if not self.ended:
+            kinds = read(self.log, self.at, stop)
+            random = self.rng.choice([-1.0, 1.0], (n, len(kinds), RANDOM, self.K))
+            fixed = np.broadcast_to(self.signs, (n, *self.signs.shape))
+            rows = [
+                values[:, None] + np.concatenate([fixed, random[:, at]], axis=1) * known.of(values)[:, None]
+                for at, (values, known) in enumerate(zip(kinds, self.known, strict=False))
+            ]
+            w = self.course.through(rows)
+            changes = np.abs(w - w[:, :1])
+            pairs = changes[:, 1:columns].reshape(len(w), -1, 2, self.K).max(axis=2).sum(axis=1)
+            found[: len(w)] = pairs + 3 * changes[:, columns:].max(axis=1)
+            self.ended = len(w) < n
+        self.at = stop
+        return found

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mtlref.audit.lift import Trouble
-from mtlref.audit.rows import Rows, followed, mapped
+from mtlref.audit.rows import followed, leaves, with_leaves
 from mtlref.notation import Array
 
 ROUNDS = 12
@@ -27,6 +27,9 @@ RENEWED = (0, 1, 4, 8)
 
 NEAR = 2.0**-50
 """How far a state may be from its step's answer at the end, in units of its column's size: four roundings."""
+
+STEEPEST = 4.0
+"""A slope above this is that of a sign which turned on the way, and says nothing of the rows beside it."""
 
 NUDGE = 2.0**-20
 """By how much a guess is moved for its slope."""
@@ -66,7 +69,8 @@ def slopes_of(step: Callable[[Any], Any], guess: Any, after: list[Array]) -> lis
         size = NUDGE * np.max(np.abs(values), axis=tuple(range(1, values.ndim)), keepdims=True, initial=0.0)
         nudge = signs * np.where(size > 0, size, NUDGE)
         moved = leaves(step(with_leaves(guess, [*here[:at], values + nudge, *here[at + 1 :]])))
-        slopes.append((moved[at] - after[at]) / nudge)
+        slope = (moved[at] - after[at]) / nudge
+        slopes.append(np.where(np.abs(slope) <= STEEPEST, slope, 1.0))
     return slopes
 
 
@@ -80,21 +84,3 @@ def scan(a: Array, r: Array) -> Array:
         factor[reach:] *= factor[:-reach]
         reach *= 2
     return e
-
-
-def leaves(tree: Any) -> list[Array]:
-    """Return the numbers of a tree of rows, leaf by leaf."""
-    found: list[Array] = []
-    mapped(tree, lambda rows: found.append(rows.values))
-    return found
-
-
-def with_leaves(tree: Any, values: list[Array]) -> Any:
-    """Return the tree with other numbers; whole ones stay whole."""
-    rest = iter(values)
-
-    def put(rows: Rows) -> Rows:
-        new = next(rest)
-        return Rows(np.rint(new).astype(rows.values.dtype) if rows.values.dtype.kind != "f" else new)
-
-    return mapped(tree, put)
