@@ -171,8 +171,7 @@ class Free:
         w = Rows(np.where(np.isfinite(logged), logged, weights_of(self.state) if replay.method.lagged else 0.0))
         later = replay.given_weights(spread_out(self.state, n), w)
         guess = followed(self.state, take(later, np.append(np.arange(1, n), 0)))
-        better = followed(self.state, replay.after(start, stop, guess, False)[1])  # rounded weights have any sum
-        found = march(lambda before: replay.after(start, stop, before, False)[1], self.state, better)
+        found = march(lambda before: replay.after(start, stop, before, False)[1], self.state, guess, divided=True)
         out, after = replay.after(start, stop, found, False)
         self.state = row(after, n - 1)
         return numbers(out.weights, n)
@@ -237,7 +236,7 @@ class Moved:
         state: Any = spread_out(method.init(K), count)
         if light.lagged:
             state = light.resumed(state, Rows(first + self.signs[which[0]] * log.precision["weights"].of(first)))
-        self.course, self.at, self.ended = Course(light, state, which[1:]), 0, False
+        self.course, self.at, self.ended = Course(light, state, list(which[1:])), 0, False
 
     def spread(self, start: int, excess: Array) -> Array:
         """Return how far rounding moves the replay's weights on the rows from `start`, (n, K).

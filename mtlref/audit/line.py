@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from mtlref.audit.lift import FAILS, SEALED, Norms, Trouble, numbers, step_rows
 from mtlref.audit.noting import Call, Noted, Notes, behind, place_of
 from mtlref.audit.rows import Rows, Split, leaves, mapped, spread_out, with_leaves
-from mtlref.contract import Method
 from mtlref.notation import Array
 from mtlref.state import State
 
@@ -38,7 +37,7 @@ LONGEST = 64
 class Course:
     """Replays side by side in the order of the rows, `state` theirs before the next one, as rows."""
 
-    def __init__(self, light: Method, state: Any, which: Sequence[Indices]) -> None:
+    def __init__(self, light: Any, state: Any, which: Sequence[Indices]) -> None:
         """Start from the states of m replays; `which` (m,) of a row's losses, and of its norms, are each one's."""
         self.light, self.state, self.which = light, state, which
         self.line: Line | None = None
@@ -63,7 +62,8 @@ class Course:
             self.note(here)
             try:
                 with np.errstate(**SEALED):
-                    out = step_rows(self.light, self.state, *map(Rows, here), *[None] * (2 - len(here)))
+                    norms = Rows(here[1]) if len(here) == 2 else None
+                    out = step_rows(self.light, self.state, Rows(here[0]), norms)
             except FAILS:
                 break
             found.append(np.array(numbers(out.weights, m))[None])
@@ -83,7 +83,7 @@ class Course:
 # NOTED STEPS
 
 
-def noted(light: Method, before: Any, row: Sequence[Array], which: Sequence[Indices]) -> Line | None:
+def noted(light: Any, before: Any, row: Sequence[Array], which: Sequence[Indices]) -> Line | None:
     """Return the line of a lifted step from `before`, the states of m replays, on a row's losses and norms (m, K).
 
     None where it cannot be noted, or leads to states of another kind.
@@ -94,7 +94,7 @@ def noted(light: Method, before: Any, row: Sequence[Array], which: Sequence[Indi
             state = mapped(before, lambda rows: notes.add(None, rows.values))
             read = [notes.add(None, values) for values in row]
             norms: Any = Norms(read[1]) if len(read) == 2 else None
-            out = light.step(state, read[0], norms)  # type: ignore[arg-type]
+            out = light.step(state, read[0], norms)
         after = spread_out(out.state, len(row[0]))
         if kinds(after) != kinds(before):
             return None
@@ -127,7 +127,7 @@ class Line:
 
     def __init__(self, notes: Notes, read: dict[int, Indices], weights: Any, after: Any) -> None:
         ends = list[Rows]()
-        mapped(after, lambda rows: ends.append(rows) or rows)
+        mapped(after, ends.append)
         self.notes, self.read, self.weights = notes, read, weights
         self.m, self.start = len(next(iter(read.values()))), range(len(ends))
         self.stay = {at for at, end in enumerate(ends) if place_of(end) == at}
@@ -159,7 +159,7 @@ class Line:
             self.of_row.add(place)
         elif call.kind == "part":
             (whole,) = used
-            self.held[place] = self.held[whole][(slice(None), *call.function)]
+            self.held[place] = self.held[whole][part_of(call, 1)]
         else:
             inputs = list[Any]()
             for x in call.inputs:
@@ -178,7 +178,7 @@ class Line:
         """Return the array that a state is taken from after a row: a copy, if it is another state's."""
         place = place_of(end)
         if place not in self.start:
-            return np.array(end.values) if place < 0 else self.held[place]
+            return self.held[place] if place >= 0 else np.array(end.values)
         copy = self.held[place].copy()
         self.calls.append((np.copyto, [copy, self.held[place]]))
         return copy
@@ -242,7 +242,7 @@ class Line:
                 which = self.shared([x for x in call.inputs if isinstance(x, Rows)], found)
                 inputs = [self.input(x, call.depth, found, which) for x in call.inputs]
                 if call.kind == "part":
-                    result = inputs[0][(slice(None), slice(None), *call.function)]
+                    result = inputs[0][part_of(call, 2)]
                 elif call.kind == "reduce":
                     result = call.function(inputs[0], axis=behind(call.depth))
                 else:
@@ -252,7 +252,7 @@ class Line:
 
     def shared(self, inputs: Sequence[Rows], found: dict[int, Shared]) -> Indices | None:
         """Return which of fewer values are the replays', where all inputs are so shared, else None."""
-        of_row = [found[x.place].which for x in inputs if place_of(x) in found]
+        of_row = [found[place_of(x)].which for x in inputs if place_of(x) in found]
         which = of_row[0]
         if which is None or any(other is not which for other in of_row):
             return None
@@ -261,7 +261,7 @@ class Line:
         return which if all(np.array_equal(values[first[which]], values) for values in others) else None
 
     def input(self, x: Any, depth: int, found: dict[int, Shared], which: Indices | None) -> Any:
-        """Return an input of a call that follows from rows' numbers: one for each replay, or fewer that they share."""
+        """Return an input of a call that follows from rows' numbers: one a replay, or fewer that they share."""
         if place_of(x) in found:
             return widened(found[x.place].values if which is not None else found[x.place].each(), depth, 2)
         values = self.fixed(x, depth)
@@ -289,6 +289,11 @@ def made(call: Call, inputs: list[Any], out: NDArray[Any]) -> tuple[Callable[...
         return call.function, inputs
     inputs.append(out)
     return (chosen if call.kind == "where" else call.function), inputs
+
+
+def part_of(call: Call, lead: int) -> tuple[Any, ...]:
+    """Return the index of a part, of values with so many axes that the equations do not see."""
+    return (slice(None),) * lead + tuple(call.function)
 
 
 def chosen(condition: Any, yes: Any, no: Any, out: NDArray[Any]) -> None:

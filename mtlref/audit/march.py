@@ -3,9 +3,10 @@
 The states of a run are the solution of x(t+1) = F_t(x(t)), F_t the method's step on row t. For any guess the steps
 on all rows at once say by how much it fails, r(t) = F_t(x(t)) − x(t+1); the correction e(t+1) = a(t) e(t) + r(t),
 with a(t) the slope of F_t, is Newton's method. The slopes are taken entry by entry, from a step on the guess moved
-a little; that is all there is to a running mean, and to weights that are divided by their sum, and elsewhere the
-iteration takes a round more. What it ends with is checked by the steps themselves: every F_t(x(t)) is x(t+1) to a
-few roundings.
+a little; that is all there is to a running mean, and elsewhere the iteration takes a round more. Of weights that are
+divided by their sum the slopes do not know that an error of the sum is gone after one step; a step from what has been
+corrected takes it away. What the iteration ends with is checked by the steps themselves: every F_t(x(t)) is x(t+1) to
+a few roundings.
 """
 
 from __future__ import annotations
@@ -35,10 +36,11 @@ NUDGE = 2.0**-20
 """By how much a guess is moved for its slope."""
 
 
-def march(step: Callable[[Any], Any], start: Any, guess: Any) -> Any:
+def march(step: Callable[[Any], Any], start: Any, guess: Any, divided: bool = False) -> Any:
     """Return the states before each row, those of a run from `start`, one state; the first of `guess` is `start`.
 
-    `step` takes the states before all rows to those after them. Errors: Trouble if no solution is found.
+    `step` takes the states before all rows to those after them; `divided`: it makes weights from weights, and may
+    divide them by their sum. Errors: Trouble if no solution is found.
     """
     slopes: list[Array] = []
     for turn in range(ROUNDS):
@@ -52,6 +54,7 @@ def march(step: Callable[[Any], Any], start: Any, guess: Any) -> Any:
             slopes = slopes_of(step, guess, leaves(after))
         corrected = [x + scan(a, r) for x, a, r in zip(now, slopes, wrong, strict=True)]
         guess = with_leaves(guess, corrected)
+        guess = followed(start, step(guess)) if divided else guess
     raise Trouble
 
 
