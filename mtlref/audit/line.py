@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -179,7 +180,7 @@ class Line:
         place = place_of(end)
         if place not in self.start:
             return self.held[place] if place >= 0 else np.array(end.values)
-        copy = self.held[place].copy()
+        copy: NDArray[Any] = self.held[place].copy()
         self.calls.append((np.copyto, [copy, self.held[place]]))
         return copy
 
@@ -287,6 +288,8 @@ def made(call: Call, inputs: list[Any], out: NDArray[Any]) -> tuple[Callable[...
     if call.kind == "reduce":
         inputs += [behind(call.depth), None, out]
         return call.function, inputs
+    if call.function in (np.maximum, np.minimum):  # which take `out` by its name only
+        return partial(call.function, out=out), inputs
     inputs.append(out)
     return (chosen if call.kind == "where" else call.function), inputs
 
