@@ -74,17 +74,17 @@ def spread(
 
 
 def jumps(
-    replay: Replay, chosen: NDArray[np.intp], before: State | list[State], start: int, expected: Array, least: Array
+    replay: Replay, chosen: NDArray[np.intp], before: State | list[State], start: int, expected: Array
 ) -> NDArray[np.bool_]:
-    """Return which of the chosen steps have an answer that jumps within a number's digits, by over `least` (m, K)."""
-    found = np.zeros(len(chosen), dtype=bool)
+    """Return which of the chosen steps have an answer that jumps within one number's digits, mostly."""
     whole = changes(replay, chosen, before, start, expected)
     halves = changes(replay, chosen, before, start, expected, 0.5)
     low, high = PROPORTIONAL
+    total, jumping = (np.zeros((len(chosen), expected.shape[1])) for _ in range(2))
     for (_, change), (_, half) in zip(whole, halves, strict=True):
-        bent = (change < low * half) | (change > high * half)
-        found |= np.any(bent & (np.abs(change - 2 * half) > least), axis=1)
-    return found
+        total += change
+        jumping += np.where((change < low * half) | (change > high * half), change, 0.0)
+    return np.asarray(np.any(2 * jumping > total, axis=1))
 
 
 def changes(

@@ -210,7 +210,7 @@ def beyond(
     kinks = np.zeros(len(off), dtype=bool)
     large = np.flatnonzero(np.any(more > (KINK - 1) * allowance, axis=1))
     if len(large):
-        kinks[large] = jumps(replay, off[large], *block, allowance[large])
+        kinks[large] = jumps(replay, off[large], *block)
     left = unexplained()
     if len(left):
         more[left] += memory.allowed(done, off[left])
