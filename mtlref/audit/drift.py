@@ -29,9 +29,9 @@ from mtlref.audit.line import Course
 from mtlref.audit.march import march
 from mtlref.audit.precision import ROUNDINGS, arithmetic
 from mtlref.audit.readers import Log, part
-from mtlref.audit.replay import SIZES, Replay, drawn, gradients, logged_weights, stepped, whole
+from mtlref.audit.replay import SIZES, Replay, drawn, gradients, logged_weights, numbers_of, stepped, whole
 from mtlref.audit.rows import Rows, followed, row, spread_out, take
-from mtlref.audit.spool import BLOCK, spans
+from mtlref.audit.spool import BLOCK, let_go, spans
 from mtlref.contract import Method, weights_of
 from mtlref.methods import Combination
 from mtlref.methods.stages import EQUALISERS
@@ -136,6 +136,7 @@ def blocks(method: Method, log: Log) -> Iterator[Array]:
         weights = free.through(at, stop)
         if len(weights):
             yield weights
+        let_go(*numbers_of(log))
         if stop == at:
             return
         at = stop

@@ -27,7 +27,7 @@ from mtlref.audit.lift import FAILS, SEALED, STEMS, AtOnce, Norms, lifted, numbe
 from mtlref.audit.march import march
 from mtlref.audit.readers import Log
 from mtlref.audit.rows import Rows, followed, row, same, spread_out, take
-from mtlref.audit.spool import BLOCK
+from mtlref.audit.spool import BLOCK, let_go
 from mtlref.contract import Method, Step, from_gram, weights_of
 from mtlref.notation import Array, MtlrefError
 from mtlref.state import State
@@ -106,6 +106,12 @@ def logged_weights(log: Log) -> Array:
     return log.weights
 
 
+def numbers_of(log: Log) -> list[Array]:
+    """Return the arrays of the log's numbers."""
+    kinds = (log.losses, log.norms, log.gram, log.weights, log.draws)
+    return [values for values in kinds if values is not None]
+
+
 def whole(method: Method, log: Log, start: int, stop: int, corrected: bool = True) -> NDArray[np.bool_]:
     """Return which rows hold a finite number wherever the method needs one; weights only where it is `corrected`."""
     weights = log.weights if method.lagged and corrected else None  # no other method reads them
@@ -137,6 +143,7 @@ class Replay:
         size = next(sizes)
         last = len(self.log.rows) - self.method.lagged
         while at < last:
+            let_go(*numbers_of(self.log))
             good = whole(self.method, self.log, at, min(at + size, last))
             run = len(good) if good.all() else int(np.argmin(good))
             if run:
