@@ -228,7 +228,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.steps = self.kinks = self.departures = 0
-        self.restarts = list[int]()
+        self.restarts, self.undecided = list[int](), list[int]()
         self.end: Transition | None = None
         self.first: Transition | None = None
         self.worst: Transition | None = None
@@ -250,4 +250,5 @@ class Tally:
         if block.opens and block.rows[0] > 0:
             self.restarts.append(int(block.rows[0]))
         self.kinks += int(block.kinks.sum())
+        self.undecided += block.rows[block.kinks].tolist()
         self.departures += len(off)

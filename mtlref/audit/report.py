@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from mtlref.audit.compare import Transition
+from mtlref.audit.drift import FreeRun
 from mtlref.audit.inference.words import plain as inference_plain
 from mtlref.audit.inference.words import told, told_search
 from mtlref.audit.notices import notices
@@ -113,12 +114,19 @@ def _whole_run(run: Run, verdict: Verdict) -> Iterator[str]:
     """Say whether the whole run follows from its start."""
     free, allowed = verdict.run, f"(allowed {verdict.run.allowed:.2e})"
     if free.follows:
-        yield f"  from the start   {free.apart:.2e} at most from a replay that is never corrected {allowed}"
+        yield f"  from the start   {free.apart:.2e} at most from a replay that is {_corrected(free)} {allowed}"
         return
     yield "FAILED: the whole run does not follow from its start, though each step follows from the one before."
-    yield f"  from the start   {free.apart:.2e} from a replay that is never corrected"
+    yield f"  from the start   {free.apart:.2e} from a replay that is {_corrected(free)}"
     at = f"{run.method.cadence} {run.log.rows[free.first]}"
     yield f"                   {allowed}, beyond its allowance from {at} on: steps that are each within theirs add up"
+
+
+def _corrected(free: FreeRun) -> str:
+    """Return how often a replay was set to the log's weights, in words."""
+    if not free.kinks:
+        return "never corrected"
+    return f"corrected at {free.kinks} {'kink' if free.kinks == 1 else 'kinks'} only"
 
 
 def _diagnosis(diagnosis: Diagnosis) -> Iterator[str]:
@@ -193,6 +201,7 @@ def plain(run: Run, verdict: Verdict) -> Mapping[str, object]:
             "follows": verdict.run.follows,
             "apart": verdict.run.apart,
             "allowed": verdict.run.allowed,
+            "kinks": verdict.run.kinks,
             "first": None if verdict.run.first is None else int(run.log.rows[verdict.run.first]),
         },
         "diagnosis": None

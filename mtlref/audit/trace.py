@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtlref.audit.compare import compared
-from mtlref.audit.drift import blocks
+from mtlref.audit.free import blocks
 from mtlref.audit.readers import Log
 from mtlref.audit.replay import logged_weights
 from mtlref.audit.spool import spans

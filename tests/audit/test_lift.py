@@ -8,7 +8,7 @@ import pytest
 import mtlref
 from mtlref.audit import judge, lift, read_run, rows
 from mtlref.audit.compare import compared
-from mtlref.audit.drift import blocks as free_blocks
+from mtlref.audit.free import blocks as free_blocks
 from mtlref.audit.replay import Replay, taken
 from mtlref.audit.rows import Rows, Split, row, spread_out
 from mtlref.contract import weights_of
