@@ -15,7 +15,7 @@ against all others' (`leaps`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ from mtlref.audit.replay import (
 )
 from mtlref.audit.rows import Rows, take
 from mtlref.audit.rows import row as row_at
+from mtlref.audit.spool import BLOCK
 from mtlref.notation import Array, MtlrefError
 from mtlref.state import State
 
@@ -99,17 +100,24 @@ def changes(
 
     A number is moved by `share` of what it may be off. Of a Jacobian, the rows are moved, as their norms would be.
     """
-    kinds = moving(replay, start + chosen)
-    for name, (values, off) in kinds.items():
-        for task in range(expected.shape[1]):
-            largest = np.zeros((len(chosen), expected.shape[1]))
+    kinds, K = moving(replay, start + chosen), expected.shape[1]
+    names = [(name, task) for name in kinds for task in range(K)]
+
+    def moves() -> Iterator[dict[str, Array]]:
+        for name, task in names:
+            values, off = kinds[name]
             for sign in (-share, share):
                 moved = {key: numbers_there for key, (numbers_there, _) in kinds.items()}
                 moved[name] = values.copy()
                 moved[name][:, task] += sign * off[:, task]
-                change = np.abs(answers(replay, start + chosen, states(before, chosen), moved) - expected[chosen])
-                largest = np.fmax(largest, change)
-            yield (name, task), largest
+                yield moved
+
+    found = answers_each(replay, start + chosen, states(before, chosen), moves())
+    for at in names:
+        largest = np.zeros((len(chosen), K))
+        for _ in range(2):
+            largest = np.fmax(largest, np.abs(next(found) - expected[chosen]))
+        yield at, largest
 
 
 def leaps(
@@ -125,18 +133,24 @@ def leaps(
     The numbers of one task are moved against all others', every kind up or down; what the tasks show is added.
     """
     kinds, total = moving(replay, start + chosen), np.zeros(known.shape)
-    earlier = set_against(replay.log, start + chosen)
-    for task in range(known.shape[1]):
-        side = np.where(np.arange(known.shape[1]) == task, 1.0, -1.0)
+    earlier, K = set_against(replay.log, start + chosen), known.shape[1]
+    every = list(product((-1.0, 1.0), repeat=len(kinds)))
+
+    def moves() -> Iterator[dict[str, Array]]:
+        for task in range(K):
+            side = np.where(np.arange(K) == task, 1.0, -1.0)
+            for signs in every:
+                moved: dict[str, Array] = {}
+                for (name, (values, off)), sign in zip(kinds.items(), signs, strict=True):
+                    there = values + sign * side * (off * (1 + earlier) if name == "L" else off)
+                    moved[name] = there if name == "w" else np.where(values >= 0, np.maximum(there, 0.0), there)
+                yield moved
+
+    found = answers_each(replay, start + chosen, states(before, chosen), moves())
+    for _ in range(K):
         largest = np.zeros(known.shape)
-        for signs in product((-1.0, 1.0), repeat=len(kinds)):
-            moved: dict[str, Array] = {}
-            for (name, (values, off)), sign in zip(kinds.items(), signs, strict=True):
-                farther = off * (1 + earlier) if name == "L" else off
-                there = values + sign * side * farther
-                moved[name] = there if name == "w" else np.where(values >= 0, np.maximum(there, 0.0), there)
-            change = np.abs(answers(replay, start + chosen, states(before, chosen), moved) - expected[chosen])
-            largest = np.fmax(largest, change)
+        for _ in every:
+            largest = np.fmax(largest, np.abs(next(found) - expected[chosen]))
         total += np.maximum(largest - known, 0.0)
     return total
 
@@ -191,10 +205,25 @@ def moving(replay: Replay, rows: NDArray[np.intp]) -> dict[str, tuple[Array, Arr
     return {name: pair for name, pair in kinds.items() if name != "w" or replay.method.lagged}
 
 
+def answers_each(
+    replay: Replay, rows: NDArray[np.intp], before: State | list[State], moves: Iterator[dict[str, Array]]
+) -> Iterator[Array]:
+    """Yield the weights (m, K) that steps on the rows decide for each of the moves, of few rows many moves at a time."""
+    m = len(rows)
+    while group := list(islice(moves, max(1, BLOCK // m))):
+        again = np.tile(np.arange(m), len(group))
+        many = [before[i] for i in again] if isinstance(before, list) else take(before, again)
+        moved = {key: np.concatenate([one[key] for one in group]) for key in group[0]}
+        yield from answers(replay, rows[again], many, moved).reshape(len(group), m, -1)
+
+
 def answers(replay: Replay, rows: NDArray[np.intp], before: State | list[State], moved: dict[str, Array]) -> Array:
     """Return the weights (m, K) that steps on moved numbers decide; NaN where none can be taken."""
     light, n = replay.light, moved.get("n")
-    if light is not None and len(rows) > 1 and not isinstance(before, list):
+    if len(rows) == 1:
+        found = answer(replay, int(rows[0]), state_at(before, 0), {key: v[0] for key, v in moved.items()})
+        return np.full((1, moved["L"].shape[1]), np.nan) if found is None else found[None]
+    if light is not None and not isinstance(before, list):
         try:
             with np.errstate(**SEALED):
                 state = light.resumed(before, Rows(moved["w"])) if light.lagged else before  # type: ignore[arg-type]
@@ -202,22 +231,11 @@ def answers(replay: Replay, rows: NDArray[np.intp], before: State | list[State],
                 return numbers(in_question(light, out), len(rows))
         except FAILS:
             pass
-        parts = np.array_split(np.arange(len(rows)), 2)
-    elif len(rows) > 1:
-        parts = [np.array([at]) for at in range(len(rows))]
-    else:
-        found = answer(replay, int(rows[0]), state_at(before, 0), {key: v[0] for key, v in moved.items()})
-        return np.full((1, moved["L"].shape[1]), np.nan) if found is None else found[None]
-    found_in = [
-        answers(
-            replay,
-            rows[here],
-            [before[i] for i in here] if isinstance(before, list) else take(before, here),
-            {key: values[here] for key, values in moved.items()},
-        )
-        for here in parts
-    ]
-    return np.concatenate(found_in)
+    parts = []
+    for here in np.array_split(np.arange(len(rows)), 2):
+        some = [before[i] for i in here] if isinstance(before, list) else take(before, here)
+        parts.append(answers(replay, rows[here], some, {key: values[here] for key, values in moved.items()}))
+    return np.concatenate(parts)
 
 
 def gram_spread(replay: Replay, row: int, before: State, expected: Array) -> Array:
