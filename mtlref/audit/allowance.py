@@ -208,7 +208,7 @@ def moving(replay: Replay, rows: NDArray[np.intp]) -> dict[str, tuple[Array, Arr
 def answers_each(
     replay: Replay, rows: NDArray[np.intp], before: State | list[State], moves: Iterator[dict[str, Array]]
 ) -> Iterator[Array]:
-    """Yield the weights (m, K) that steps on the rows decide for each of the moves, of few rows many moves at a time."""
+    """Yield the weights (m, K) that steps on the rows decide for each of the moves, of few rows many at once."""
     m = len(rows)
     while group := list(islice(moves, max(1, BLOCK // m))):
         again = np.tile(np.arange(m), len(group))

@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtlref.audit.precision import Precision, precision, unit_of
-from mtlref.audit.spool import gathered
+from mtlref.audit.spool import copied, gathered
 from mtlref.audit.steps import in_order
 from mtlref.audit.tables import USUAL, Layout, Table, broken, listed, quoted, read_table
 from mtlref.notation import Array, LogError
@@ -148,7 +148,7 @@ def read_log(
     for name in (layout.step, layout.epoch):
         if name is not None and name not in table.columns:
             raise broken(source, f"has no column {quoted(name)}; the columns are {listed(table.names)}", column=name)
-    epochs = None if epoch_name is None else column(table, epoch_name)
+    epochs = None if epoch_name is None else copied(column(table, epoch_name))
     counting = step_name or epoch_name
     counted = None if counting is None else whole_numbers(table, counting)
     rows = np.arange(len(loss_values), dtype=np.int64) if counted is None else counted
@@ -347,7 +347,7 @@ def whole_numbers(table: Table, name: str) -> NDArray[np.int64] | None:
     """Return a column that counts, as (N,); None if there is none. Errors: LogError if it does not count."""
     if name not in table.columns:
         return None
-    values = column(table, name)
+    values = copied(column(table, name))
     bad = np.flatnonzero((values != np.floor(values)) | (np.abs(values) > LARGEST_STEP))
     if len(bad):
         row = int(bad[0])

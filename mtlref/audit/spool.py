@@ -56,6 +56,14 @@ def spans(rows: int, block: int = BLOCK, reading: Sequence[Any] = ()) -> Iterato
         let_go(*reading)
 
 
+def copied(values: NDArray[Any]) -> NDArray[Any]:
+    """Return a copy in memory of numbers that may be mapped, read a block at a time."""
+    copy = np.empty_like(values, subok=False)
+    for span in spans(len(values), reading=[values]):
+        copy[span] = values[span]
+    return copy
+
+
 def let_go(*arrays: Any) -> None:
     """Give back the memory that the pages of mapped arrays take; whoever reads them again has them from the file."""
     for array in arrays:
