@@ -114,10 +114,27 @@ def test_minimum_norms_contenders_find_one_length():
 
 def test_an_audited_log_follows_its_method():
     case = load("audit")
-    for stem in ("dwa", "gradnorm"):
-        path = case.recorded(stem, 12)
+    for stem, dtype in (("dwa", "float64"), ("gradnorm", "float32"), ("cov", "float32"), ("uncertainty", "float32")):
+        path = case.recorded(stem, 12, dtype)
         assert case.audited(path)
         assert case.only_read(path) == 12 * len(path.read_text(encoding="utf-8").splitlines()[0].split(","))
+
+
+def test_the_audit_s_tables_have_a_row_a_log(monkeypatch):
+    case = load("audit")
+    monkeypatch.setattr(case, "SIZES", (20, 40))
+    monkeypatch.setattr(case, "SETTINGS", {"dwa": {}})
+    monkeypatch.setattr(case, "DONE", set())
+    times, growth = case.tables(False, RNG(0))
+    assert [row[:3] for row in times.rows] == [
+        ("dwa", dtype, steps) for dtype in ("float64", "float32") for steps in (20, 40)
+    ]
+    assert all(value is None or value > 0 for row in times.rows for value in row[3:])
+    assert len(growth.rows) == 2
+    assert case.tables(False, RNG(0)) == []
+    rows = [("a", "b", steps, 1.0, 3.0 * steps**2, None) for steps in (10, 20, 80)]
+    assert case.exponent(rows, 4) == pytest.approx(2.0)
+    assert case.exponent(rows, 5) is None
 
 
 def test_a_smaller_chunk_takes_less_memory(monkeypatch):

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from mtlref.audit.lift import numbers
-from mtlref.audit.march import leaves
-from mtlref.audit.replay import FAILS, SEALED, Replay, Steps, in_question, stacked, states_in
-from mtlref.audit.rows import Rows, same
+from mtlref.audit.lift import FAILS, SEALED, numbers
+from mtlref.audit.replay import Replay, Steps, in_question, stacked, states_in
+from mtlref.audit.rows import Rows, leaves, same
 from mtlref.contract import Method
 
 

@@ -3,38 +3,47 @@
 The plain part is the rounding of the answer itself, and of the logged weights that it is compared with. Where a
 difference exceeds it, every number that the step read is moved by what it may be off (`mtlref.audit.precision`),
 one at a time, and the changes of the answer are added. A loss counts for itself, and for the earlier loss it is set
-against, L(0) or L(t−1): as much again, or more where that is known less well. Near a kink (a gradient norm within
-rounding of its target) the answer jumps when a number is moved, so the allowance is as large as the jump: such a row
-decides nothing, and says so.
+against, L(0) or L(t−1): as much again, or more where that is known less well.
+
+Near a kink (a gradient norm within rounding of its target) the answer jumps when a number is moved, so the allowance
+is as large as the jump: such a row decides nothing, and says so. A jump is told from a change that the digits make by
+moving the number half as far: half a move makes half a change, but not half a jump. One number alone may not get as
+far as the kink where many together do: where nothing else explains a row, all are moved at once, one task's numbers
+against all others' (`leaps`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mtlref.audit.lift import Norms, numbers, step_rows
+from mtlref.audit.lift import FAILS, SEALED, Norms, numbers, step_rows
 from mtlref.audit.readers import Log
 from mtlref.audit.replay import (
-    FAILS,
-    SEALED,
     Replay,
     drawn,
     gradients,
     in_question,
     logged_weights,
+    stacked,
     states_of,
     stepped,
 )
-from mtlref.audit.rows import Rows
+from mtlref.audit.rows import Rows, take
 from mtlref.audit.rows import row as row_at
+from mtlref.audit.spool import BLOCK
 from mtlref.notation import Array, MtlrefError
 from mtlref.state import State
 
 KINK = 100
-"""A row whose allowance exceeds this many times the plain rounding of the answer lies at a kink."""
+"""A row that lies at a kink has an allowance of more than this many times the plain rounding of the answer."""
+
+PROPORTIONAL = 1.5, 3.0
+"""Between so many times the change of half a move is that of the whole one, where the answer has no jump."""
 
 
 SAMPLES, SAFETY = 12, 4
@@ -55,19 +64,111 @@ def spread(
 
     `before`, `expected` of the whole block, which starts at the row `start`.
     """
-    if replay.light is not None and len(chosen) > 1:
-        try:
-            with np.errstate(**SEALED):
-                states = states_of(before, chosen)
-                return of_rows(replay, start + chosen, states, expected[chosen])
-        except FAILS:
-            halves = np.array_split(chosen, 2)
-            return np.concatenate([spread(replay, half, before, start, expected) for half in halves])
-    found = [
-        of_one(replay, start + i, before[i] if isinstance(before, list) else row_at(before, i), e)
-        for i, e in zip(chosen, expected[chosen], strict=True)
-    ]
-    return np.array(found)
+    log, total = replay.log, np.zeros((len(chosen), expected.shape[1]))
+    earlier = set_against(log, start + chosen)
+    for (name, task), change in changes(replay, chosen, before, start, expected):
+        total += change * (1 + earlier[:, [task]] if name == "L" else 1.0)
+    if log.gram is not None:
+        for at, i in enumerate(chosen):
+            total[at] += gram_spread(replay, start + int(i), state_at(before, i), expected[i])
+    return total
+
+
+def jumps(
+    replay: Replay, chosen: NDArray[np.intp], before: State | list[State], start: int, expected: Array
+) -> NDArray[np.bool_]:
+    """Return which of the chosen steps have an answer that jumps within one number's digits, mostly."""
+    whole = changes(replay, chosen, before, start, expected)
+    halves = changes(replay, chosen, before, start, expected, 0.5)
+    low, high = PROPORTIONAL
+    total, jumping = (np.zeros((len(chosen), expected.shape[1])) for _ in range(2))
+    for (_, change), (_, half) in zip(whole, halves, strict=True):
+        total += change
+        jumping += np.where((change < low * half) | (change > high * half), change, 0.0)
+    return np.asarray(np.any(2 * jumping > total, axis=1))
+
+
+def changes(
+    replay: Replay,
+    chosen: NDArray[np.intp],
+    before: State | list[State],
+    start: int,
+    expected: Array,
+    share: float = 1.0,
+) -> Iterator[tuple[tuple[str, int], Array]]:
+    """Yield, for each number that a step reads, the larger change of the answers (m, K) by a move up and down.
+
+    A number is moved by `share` of what it may be off. Of a Jacobian, the rows are moved, as their norms would be.
+    """
+    kinds, K = moving(replay, start + chosen), expected.shape[1]
+    names = [(name, task) for name in kinds for task in range(K)]
+
+    def moves() -> Iterator[dict[str, Array]]:
+        for name, task in names:
+            values, off = kinds[name]
+            for sign in (-share, share):
+                moved = {key: numbers_there for key, (numbers_there, _) in kinds.items()}
+                moved[name] = values.copy()
+                moved[name][:, task] += sign * off[:, task]
+                yield moved
+
+    found = answers_each(replay, start + chosen, states(before, chosen), moves())
+    for at in names:
+        largest = np.zeros((len(chosen), K))
+        for _ in range(2):
+            largest = np.fmax(largest, np.abs(next(found) - expected[chosen]))
+        yield at, largest
+
+
+def leaps(
+    replay: Replay,
+    chosen: NDArray[np.intp],
+    before: State | list[State],
+    start: int,
+    expected: Array,
+    known: Array,
+) -> Array:
+    """Return how much farther than `known` (m, K) the answers of the chosen steps go if all numbers are off, (m, K).
+
+    The numbers of one task are moved against all others', every kind up or down; what the tasks show is added.
+    """
+    kinds, total = moving(replay, start + chosen), np.zeros(known.shape)
+    earlier, K = set_against(replay.log, start + chosen), known.shape[1]
+    every = list(product((-1.0, 1.0), repeat=len(kinds)))
+
+    def moves() -> Iterator[dict[str, Array]]:
+        for task in range(K):
+            side = np.where(np.arange(K) == task, 1.0, -1.0)
+            for signs in every:
+                moved: dict[str, Array] = {}
+                for (name, (values, off)), sign in zip(kinds.items(), signs, strict=True):
+                    there = values + sign * side * (off * (1 + earlier) if name == "L" else off)
+                    moved[name] = there if name == "w" else np.where(values >= 0, np.maximum(there, 0.0), there)
+                yield moved
+
+    found = answers_each(replay, start + chosen, states(before, chosen), moves())
+    for _ in range(K):
+        largest = np.zeros(known.shape)
+        for _ in every:
+            largest = np.fmax(largest, np.abs(next(found) - expected[chosen]))
+        total += np.maximum(largest - known, 0.0)
+    return total
+
+
+def states(before: State | list[State], chosen: NDArray[np.intp]) -> list[State] | State:
+    """Return the states before the chosen steps, as a list or as one of rows, as they were."""
+    if not isinstance(before, list):
+        return states_of(before, chosen)  # type: ignore[no-any-return]
+    some = [before[i] for i in chosen]
+    try:
+        return stacked(some)  # type: ignore[no-any-return]
+    except (TypeError, ValueError):
+        return some
+
+
+def state_at(before: State | list[State], at: int) -> State:
+    """Return the state before one step."""
+    return before[at] if isinstance(before, list) else row_at(before, at)
 
 
 def columns_of(log: Log, rows: Any) -> dict[str, tuple[Array, Array]]:
@@ -95,48 +196,46 @@ def set_against(log: Log, rows: NDArray[np.intp]) -> Array:
     return factor
 
 
-def of_rows(replay: Replay, rows: NDArray[np.intp], before: State, expected: Array) -> Array:
-    """Return the changes of the answers (m, K), all rows at once. Errors: what comes of a row that fails."""
-    light, total, earlier = replay.light, np.zeros(expected.shape), set_against(replay.log, rows)
-    assert light is not None
+def moving(replay: Replay, rows: NDArray[np.intp]) -> dict[str, tuple[Array, Array]]:
+    """Return the numbers that are moved, and by how much; a step that is not lagged reads no weights."""
     kinds = columns_of(replay.log, rows)
-    for name, (_, off) in kinds.items():
-        if name == "w" and not light.lagged:
-            continue
-        for task in range(expected.shape[1]):
-            largest = np.zeros(expected.shape)
-            for sign in (-1, 1):
-                moved = {key: values for key, (values, _) in kinds.items()}
-                moved[name] = moved[name].copy()
-                moved[name][:, task] += sign * off[:, task]
+    if replay.log.gram is not None:
+        ones = np.ones(kinds["L"][0].shape)
+        kinds["n"] = ones, np.full(ones.shape, replay.log.precision["gram"].relative)
+    return {name: pair for name, pair in kinds.items() if name != "w" or replay.method.lagged}
+
+
+def answers_each(
+    replay: Replay, rows: NDArray[np.intp], before: State | list[State], moves: Iterator[dict[str, Array]]
+) -> Iterator[Array]:
+    """Yield the weights (m, K) that steps on the rows decide for each of the moves, of few rows many at once."""
+    m = len(rows)
+    while group := list(islice(moves, max(1, BLOCK // m))):
+        again = np.tile(np.arange(m), len(group))
+        many = [before[i] for i in again] if isinstance(before, list) else take(before, again)
+        moved = {key: np.concatenate([one[key] for one in group]) for key in group[0]}
+        yield from answers(replay, rows[again], many, moved).reshape(len(group), m, -1)
+
+
+def answers(replay: Replay, rows: NDArray[np.intp], before: State | list[State], moved: dict[str, Array]) -> Array:
+    """Return the weights (m, K) that steps on moved numbers decide; NaN where none can be taken."""
+    light, n = replay.light, moved.get("n")
+    if len(rows) == 1:
+        found = answer(replay, int(rows[0]), state_at(before, 0), {key: v[0] for key, v in moved.items()})
+        return np.full((1, moved["L"].shape[1]), np.nan) if found is None else found[None]
+    if light is not None and not isinstance(before, list):
+        try:
+            with np.errstate(**SEALED):
                 state = light.resumed(before, Rows(moved["w"])) if light.lagged else before  # type: ignore[arg-type]
-                out = step_rows(light, state, Rows(moved["L"]), Rows(moved["n"]) if "n" in moved else None)
-                changed = np.abs(numbers(in_question(light, out), len(rows)) - expected)
-                largest = np.maximum(largest, changed)
-            total += largest * (1 + earlier[:, [task]] if name == "L" else 1.0)
-    return total
-
-
-def of_one(replay: Replay, row: int, before: State, expected: Array) -> Array:
-    """Return the changes of one answer (K,). Of a Jacobian, the rows are moved, as their norms would be."""
-    log, total = replay.log, np.zeros(len(expected))
-    earlier = set_against(log, np.array([row]))
-    kinds = columns_of(log, row)
-    if log.gram is not None:
-        kinds["n"] = np.ones(len(expected)), np.full(len(expected), log.precision["gram"].relative)
-    for name, (_, off) in kinds.items():
-        if name == "w" and not replay.method.lagged:
-            continue
-        for task in range(len(expected)):
-            largest = np.zeros(len(expected))
-            for sign in (-1, 1):
-                moved = {key: values for key, (values, _) in kinds.items()}
-                moved[name] = moved[name].copy()
-                moved[name][task] += sign * off[task]
-                changed = answer(replay, row, before, moved)
-                largest = largest if changed is None else np.maximum(largest, np.abs(changed - expected))
-            total += largest * (1 + earlier[0, task] if name == "L" else 1.0)
-    return total if log.gram is None else total + gram_spread(replay, row, before, expected)
+                out = step_rows(light, state, Rows(moved["L"]), None if n is None else Rows(n))
+                return numbers(in_question(light, out), len(rows))
+        except FAILS:
+            pass
+    parts = []
+    for here in np.array_split(np.arange(len(rows)), 2):
+        some = [before[i] for i in here] if isinstance(before, list) else take(before, here)
+        parts.append(answers(replay, rows[here], some, {key: values[here] for key, values in moved.items()}))
+    return np.concatenate(parts)
 
 
 def gram_spread(replay: Replay, row: int, before: State, expected: Array) -> Array:

@@ -18,7 +18,7 @@ from typing import Any
 
 from mtlref.audit import report
 from mtlref.audit.run import EXAMPLE, read_run
-from mtlref.audit.tables import EVENTS, broken, is_log
+from mtlref.audit.tables import EVENTS, broken, export_files, is_log
 from mtlref.audit.verdict import judge
 from mtlref.notation import MtlrefError
 
@@ -43,7 +43,9 @@ class Outcome:
 
 
 def logs_in(source: str | os.PathLike[str]) -> list[str]:
-    """Return the logs below a directory, sorted; a directory of event files is one log. A file is itself.
+    """Return the logs below a directory, sorted; a directory of event files or of downloaded series is one log.
+
+    A file is itself.
 
     Errors: LogError for a directory without logs, or with too many.
     """
@@ -54,8 +56,10 @@ def logs_in(source: str | os.PathLike[str]) -> list[str]:
     for folder, below, files in os.walk(name):
         below.sort()
         events = [file for file in files if EVENTS in file.lower()]
-        found += [folder] if events else []
-        found += [os.path.join(folder, file) for file in sorted(set(files) - set(events)) if is_log(file)]
+        downloads = [os.path.basename(path) for path in export_files(folder)]
+        found += [folder] if events or downloads else []
+        others = sorted(set(files) - set(events) - set(downloads))
+        found += [os.path.join(folder, file) for file in others if is_log(file)]
         if len(found) > MOST_LOGS:
             raise broken(name, f"holds more than {MOST_LOGS} logs")
     if not found:

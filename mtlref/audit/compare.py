@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtlref.audit.alike import Alike
-from mtlref.audit.allowance import KINK, plain, spread
+from mtlref.audit.allowance import KINK, jumps, leaps, plain, spread
 from mtlref.audit.memory import Memory
 from mtlref.audit.readers import Log, part
 from mtlref.audit.replay import Replay, Steps, logged_weights
@@ -179,31 +179,48 @@ def followed_up(method: Method, log: Log, one_is_enough: bool, watch: Alike | No
         if len(off) > 1 and one_is_enough:
             ratio = np.max(np.abs(got[off] - done.expected[off]) / allowance[off], axis=1)
             worst = off[[int(np.argmax(ratio))]]
-            more = allowance[worst] + beyond(replay, memory, done, worst, got[worst], allowance[worst])
-            only = Block(rows[worst], got[worst], done.expected[worst], more, kinks[worst])
+            more, at_kink = beyond(replay, memory, done, worst, got[worst], allowance[worst])
+            only = Block(rows[worst], got[worst], done.expected[worst], allowance[worst] + more, at_kink)
             departs = not only.agrees.all()
             if departs and not any(begins_anew(method, log, int(row)) for row in rows[off[:CANDIDATES]]):
                 yield only
                 continue
         if len(off):
-            more = beyond(replay, memory, done, off, got[off], allowance[off])
-            kinks[off] = np.any(more > (KINK - 1) * allowance[off], axis=1)
+            more, kinks[off] = beyond(replay, memory, done, off, got[off], allowance[off])
             allowance[off] += more
         memory.passed(done)
         yield Block(rows[known], got[known], done.expected[known], allowance[known], kinks[known])
 
 
-def beyond(replay: Replay, memory: Memory, done: Steps, off: NDArray[np.intp], got: Array, allowance: Array) -> Array:
-    """Return what rounding may do to the answers of the steps `off` besides the plain `allowance` (m, K).
+def beyond(
+    replay: Replay, memory: Memory, done: Steps, off: NDArray[np.intp], got: Array, allowance: Array
+) -> tuple[Array, NDArray[np.bool_]]:
+    """Return what rounding may do to the answers of the steps `off` (m, K), and which of them lie at a kink.
 
-    That is the rounding of the rows' own numbers, and where it does not suffice, that of the rows before.
+    Besides the plain `allowance` that is the rounding of the rows' own numbers, where it does not suffice that of the
+    rows before, and where that does not, what all the rows' numbers do together.
     """
-    more = spread(replay, off, done.before, done.start, done.expected)
-    errors, allowed = np.abs(got - done.expected[off]), allowance + more
-    left = np.flatnonzero(np.any(errors > allowed, axis=1) & np.all(errors <= FAR * allowed, axis=1))
+    block = done.before, done.start, done.expected
+    more, errors = spread(replay, off, *block), np.abs(got - done.expected[off])
+
+    def unexplained() -> NDArray[np.intp]:
+        allowed = allowance + more
+        return np.flatnonzero(np.any(errors > allowed, axis=1) & np.all(errors <= FAR * allowed, axis=1))
+
+    kinks = np.zeros(len(off), dtype=bool)
+    large = np.flatnonzero(np.any(more > (KINK - 1) * allowance, axis=1))
+    if len(large):
+        kinks[large] = jumps(replay, off[large], *block)
+    left = unexplained()
     if len(left):
         more[left] += memory.allowed(done, off[left])
-    return more
+        left = unexplained()
+    if len(left):
+        farther = leaps(replay, off[left], *block, more[left])
+        excused = np.all(errors[left] <= allowance[left] + more[left] + farther, axis=1)
+        more[left[excused]] += farther[excused]
+        kinks[left[excused]] = True
+    return more, kinks
 
 
 class Tally:
@@ -211,7 +228,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.steps = self.kinks = self.departures = 0
-        self.restarts = list[int]()
+        self.restarts, self.undecided = list[int](), list[int]()
         self.end: Transition | None = None
         self.first: Transition | None = None
         self.worst: Transition | None = None
@@ -233,4 +250,5 @@ class Tally:
         if block.opens and block.rows[0] > 0:
             self.restarts.append(int(block.rows[0]))
         self.kinks += int(block.kinks.sum())
+        self.undecided += block.rows[block.kinks].tolist()
         self.departures += len(off)

@@ -13,6 +13,7 @@ for a Jacobian whose rows are orthogonal (MTL-2).
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import FunctionType, ModuleType
 from typing import Any, TypeVar
@@ -22,13 +23,17 @@ import numpy as np
 from mtlref import contract, notation, optimisers, state
 from mtlref.audit.rows import Rows, Split, joined, take
 from mtlref.contract import Method, Step
-from mtlref.notation import Array
+from mtlref.notation import Array, MtlrefError
 from mtlref.state import State
 
 M = TypeVar("M")
+T = TypeVar("T")
 
 STEMS = ("equal", "fixed", "gradnorm", "uncertainty", "dwa", "cov")
 """The methods that are lifted: those of one module each, which read losses or norms."""
+
+FAILURES = 4
+"""How many blocks of rows may fail in a row until the rows are stepped one by one."""
 
 DEEPEST = 8
 """How often rows may part within one step."""
@@ -36,6 +41,13 @@ DEEPEST = 8
 
 class Trouble(Exception):
     """A row lies outside an equation's domain, or its numbers leave the range."""
+
+
+FAILS = (Trouble, MtlrefError, ArithmeticError, TypeError, ValueError, AttributeError, LookupError)
+"""What may come of a lifted step where the method itself has to be asked."""
+
+SEALED: Any = {"over": "raise", "divide": "raise", "invalid": "raise", "under": "ignore"}
+"""How floating-point exceptions are treated in a lifted step, as in an equation."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +168,26 @@ def raised_names(module: dict[str, Any], names: dict[int, dict[str, Any]]) -> di
 
 
 # STEPS
+
+
+class AtOnce:
+    """Whether many rows are tried at once: if that is `possible`, until it has failed `FAILURES` times in a row."""
+
+    def __init__(self, possible: bool) -> None:
+        self.left = FAILURES if possible else 0
+
+    def tried(self, steps: Callable[[], T]) -> T | None:
+        """Return what the steps on many rows give; None where they fail, or are not tried: then go row by row."""
+        if not self.left:
+            return None
+        try:
+            with np.errstate(**SEALED):
+                found = steps()
+        except FAILS:
+            self.left -= 1
+            return None
+        self.left = FAILURES
+        return found
 
 
 def step_rows(light: Method, before: State, losses: Rows, norms: Rows | None, depth: int = 0) -> Step:

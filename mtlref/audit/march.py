@@ -3,9 +3,10 @@
 The states of a run are the solution of x(t+1) = F_t(x(t)), F_t the method's step on row t. For any guess the steps
 on all rows at once say by how much it fails, r(t) = F_t(x(t)) − x(t+1); the correction e(t+1) = a(t) e(t) + r(t),
 with a(t) the slope of F_t, is Newton's method. The slopes are taken entry by entry, from a step on the guess moved
-a little; that is all there is to a running mean, and to weights that are divided by their sum, and elsewhere the
-iteration takes a round more. What it ends with is checked by the steps themselves: every F_t(x(t)) is x(t+1) to a
-few roundings.
+a little; that is all there is to a running mean, and elsewhere the iteration takes a round more. Of weights that are
+divided by their sum the slopes do not know that an error of the sum is gone after one step; a step from what has been
+corrected takes it away. What the iteration ends with is checked by the steps themselves: every F_t(x(t)) is x(t+1) to
+a few roundings.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mtlref.audit.lift import Trouble
-from mtlref.audit.rows import Rows, followed, mapped
+from mtlref.audit.rows import followed, leaves, with_leaves
 from mtlref.notation import Array
 
 ROUNDS = 12
@@ -28,14 +29,18 @@ RENEWED = (0, 1, 4, 8)
 NEAR = 2.0**-50
 """How far a state may be from its step's answer at the end, in units of its column's size: four roundings."""
 
+STEEPEST = 4.0
+"""A slope above this is that of a sign which turned on the way, and says nothing of the rows beside it."""
+
 NUDGE = 2.0**-20
 """By how much a guess is moved for its slope."""
 
 
-def march(step: Callable[[Any], Any], start: Any, guess: Any) -> Any:
+def march(step: Callable[[Any], Any], start: Any, guess: Any, divided: bool = False) -> Any:
     """Return the states before each row, those of a run from `start`, one state; the first of `guess` is `start`.
 
-    `step` takes the states before all rows to those after them. Errors: Trouble if no solution is found.
+    `step` takes the states before all rows to those after them; `divided`: it makes weights from weights, and may
+    divide them by their sum. Errors: Trouble if no solution is found.
     """
     slopes: list[Array] = []
     for turn in range(ROUNDS):
@@ -49,6 +54,7 @@ def march(step: Callable[[Any], Any], start: Any, guess: Any) -> Any:
             slopes = slopes_of(step, guess, leaves(after))
         corrected = [x + scan(a, r) for x, a, r in zip(now, slopes, wrong, strict=True)]
         guess = with_leaves(guess, corrected)
+        guess = followed(start, step(guess)) if divided else guess
     raise Trouble
 
 
@@ -66,7 +72,8 @@ def slopes_of(step: Callable[[Any], Any], guess: Any, after: list[Array]) -> lis
         size = NUDGE * np.max(np.abs(values), axis=tuple(range(1, values.ndim)), keepdims=True, initial=0.0)
         nudge = signs * np.where(size > 0, size, NUDGE)
         moved = leaves(step(with_leaves(guess, [*here[:at], values + nudge, *here[at + 1 :]])))
-        slopes.append((moved[at] - after[at]) / nudge)
+        slope = (moved[at] - after[at]) / nudge
+        slopes.append(np.where(np.abs(slope) <= STEEPEST, slope, 1.0))
     return slopes
 
 
@@ -80,21 +87,3 @@ def scan(a: Array, r: Array) -> Array:
         factor[reach:] *= factor[:-reach]
         reach *= 2
     return e
-
-
-def leaves(tree: Any) -> list[Array]:
-    """Return the numbers of a tree of rows, leaf by leaf."""
-    found: list[Array] = []
-    mapped(tree, lambda rows: found.append(rows.values))
-    return found
-
-
-def with_leaves(tree: Any, values: list[Array]) -> Any:
-    """Return the tree with other numbers; whole ones stay whole."""
-    rest = iter(values)
-
-    def put(rows: Rows) -> Rows:
-        new = next(rest)
-        return Rows(np.rint(new).astype(rows.values.dtype) if rows.values.dtype.kind != "f" else new)
-
-    return mapped(tree, put)

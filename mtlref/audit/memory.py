@@ -24,11 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtlref.audit.allowance import columns_of
-from mtlref.audit.lift import numbers, step_rows
-from mtlref.audit.march import leaves, scan, with_leaves
+from mtlref.audit.lift import FAILS, SEALED, numbers, step_rows
+from mtlref.audit.march import scan
 from mtlref.audit.readers import Log
-from mtlref.audit.replay import FAILS, SEALED, Replay, Steps, in_question, states_in
-from mtlref.audit.rows import Rows, spread_out, take
+from mtlref.audit.replay import Replay, Steps, in_question, states_in
+from mtlref.audit.rows import Rows, leaves, spread_out, take, with_leaves
 from mtlref.audit.spool import BLOCK
 from mtlref.contract import Method
 from mtlref.notation import Array

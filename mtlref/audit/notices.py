@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtlref.audit.readers import Log
-from mtlref.audit.replay import logged_weights
+from mtlref.audit.replay import logged_weights, numbers_of
 from mtlref.audit.spool import spans
 from mtlref.contract import Method
 from mtlref.notation import Array
@@ -84,7 +84,7 @@ class Seen:
 def seen(log: Log, look: Callable[[slice], tuple[NDArray[np.bool_], NDArray[np.bool_]]], start: int = 0) -> Seen:
     """Return where `look` finds something; it takes a span of rows to what is found (n, K) and what counts (n,)."""
     first, tasks, rows, total = -1, tuple[int, ...](), 0, 0
-    for span in spans(len(log.rows)):
+    for span in spans(len(log.rows), reading=numbers_of(log)):
         here = slice(max(span.start, start), span.stop)
         if here.start >= here.stop:
             continue
@@ -143,7 +143,7 @@ def collapsed(method: Method, log: Log) -> Notice | None:
     w = logged_weights(log)
     gone = np.ones(len(log.tasks), dtype=bool)
     some = False
-    for span in spans(N):
+    for span in spans(N, reading=[w]):
         if span.stop <= late:
             continue
         here = np.abs(np.asarray(w[max(span.start, late) : span.stop]))

@@ -61,13 +61,13 @@ def unit_of(*logged: Array | None) -> float:
 def in_single(values: Array) -> bool:
     """Return whether all numbers are float32 values."""
     with np.errstate(all="ignore"):
-        blocks = (np.asarray(values[span]) for span in spans(len(values)))
+        blocks = (np.asarray(values[span]) for span in spans(len(values), reading=[values]))
         return all(np.array_equal(block.astype(np.float32), block, equal_nan=True) for block in blocks)
 
 
 def varied(values: Array) -> bool:
     """Return whether a block of the numbers holds `DISTINCT` different ones that are not whole."""
-    blocks = (np.asarray(values[span]) for span in spans(len(values)))
+    blocks = (np.asarray(values[span]) for span in spans(len(values), reading=[values]))
     finite = (block[np.isfinite(block)] for block in blocks)
     return any(len(np.unique(numbers[numbers != np.floor(numbers)])) >= DISTINCT for numbers in finite)
 
@@ -95,7 +95,7 @@ def arithmetic(unit: float, known: Mapping[str, Precision]) -> float:
 def rounded(values: Array, absolute: bool) -> int | None:
     """Return after how many decimals, or significant digits, all numbers end, if they were rounded there."""
     digits, used, seen, distinct = DIGITS.start, 0, 0, 0
-    for span in spans(len(values)):
+    for span in spans(len(values), reading=[values]):
         x = np.abs(np.asarray(values[span], dtype=np.float64).ravel())
         x = x[(x > SMALLEST) & (x < LARGEST)]
         distinct = max(distinct, len(np.unique(x)))

@@ -31,9 +31,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtlref.audit.precision import Precision, precision, unit_of
-from mtlref.audit.spool import gathered
+from mtlref.audit.spool import copied, gathered
 from mtlref.audit.steps import in_order
-from mtlref.audit.tables import USUAL, Layout, Table, broken, listed, quoted, read_table
+from mtlref.audit.tables import USUAL, Layout, Table, Wanted, broken, listed, quoted, read_table
 from mtlref.notation import Array, LogError
 
 DEFAULTS = {
@@ -130,48 +130,54 @@ def read_log(
     """
     source = os.fspath(path)
     given = zip(DEFAULTS, (losses, norms, gram, weights, draws), strict=True)
-    patterns = [pattern(source, kind, text) for kind, text in given]
-    stacked = {p.kind for p in patterns if not p.given} if Path(source).suffix.lower() == ".npz" else set()
-
-    def wanted(name: str) -> bool:
-        return name in numbering or name in stacked or any(p.finds(name) for p in patterns)
-
-    numbering = {*layout.steps, *layout.epochs}
-    table = without_ranges(read_table(path, wanted, layout))
-    of_losses, of_norms, of_gram, of_weights, of_draws = patterns
-    tasks = task_names(table, of_losses)
-    loss_values = task_columns(table, of_losses, tasks)
+    patterns = {kind: pattern(source, kind, text) for kind, text in given}
+    table = without_ranges(read_table(path, wanted_by(source, patterns, layout), layout))
+    tasks = task_names(table, patterns["losses"])
+    loss_values = task_columns(table, patterns["losses"], tasks)
     if loss_values is None:
-        raise nothing_matches(table, of_losses)
-    norm_values, weight_values = task_columns(table, of_norms, tasks), task_columns(table, of_weights, tasks)
-    step_name, epoch_name = (first_of(table, names) for names in (layout.steps, layout.epochs))
-    for name in (layout.step, layout.epoch):
-        if name is not None and name not in table.columns:
-            raise broken(source, f"has no column {quoted(name)}; the columns are {listed(table.names)}", column=name)
-    epochs = None if epoch_name is None else column(table, epoch_name)
-    counting = step_name or epoch_name
-    counted = None if counting is None else whole_numbers(table, counting)
-    rows = np.arange(len(loss_values), dtype=np.int64) if counted is None else counted
-    gram_values = gram_matrices(table, of_gram, tasks)
-    unit = unit_of(loss_values, norm_values, gram_values, weight_values)
-    kinds = {"losses": loss_values, "norms": norm_values, "gram": gram_values, "weights": weight_values}
-    known = {kind: precision(loss_values[:0] if values is None else values, unit) for kind, values in kinds.items()}
+        raise nothing_matches(table, patterns["losses"])
+    held = {
+        "losses": loss_values,
+        "norms": task_columns(table, patterns["norms"], tasks),
+        "gram": gram_matrices(table, patterns["gram"], tasks),
+        "weights": task_columns(table, patterns["weights"], tasks),
+    }
+    counted, epochs = numbering(table, layout)
+    unit = unit_of(*held.values())
     log = Log(
-        source,
-        tasks,
-        rows,
-        table.lines,
-        loss_values,
-        norm_values,
-        gram_values,
-        weight_values,
-        unit,
-        known,
-        epochs,
-        orders(table, of_draws, tasks),
-        table.notes,
+        source=source,
+        tasks=tasks,
+        rows=np.arange(len(loss_values), dtype=np.int64) if counted is None else counted,
+        lines=table.lines,
+        **held,  # type: ignore[arg-type]
+        unit=unit,
+        precision={kind: precision(loss_values[:0] if v is None else v, unit) for kind, v in held.items()},
+        epochs=epochs,
+        draws=orders(table, patterns["draws"], tasks),
+        notes=table.notes,
     )
     return log if counted is None else in_order(log)
+
+
+def wanted_by(source: str, patterns: Mapping[str, Pattern], layout: Layout) -> Wanted:
+    """Return what says of a column's name whether it is read: found by a pattern, or one that numbers the rows."""
+    stacked = {p.kind for p in patterns.values() if not p.given} if Path(source).suffix.lower() == ".npz" else set()
+    counts = {*layout.steps, *layout.epochs}
+    return lambda name: name in counts or name in stacked or any(p.finds(name) for p in patterns.values())
+
+
+def numbering(table: Table, layout: Layout) -> tuple[NDArray[np.int64] | None, Array | None]:
+    """Return the rows' numbers and their epochs, None without a column. Errors: LogError if a named one is missing."""
+    for name in (layout.step, layout.epoch):
+        if name is not None and name not in table.columns:
+            message = f"has no column {quoted(name)}; the columns are {listed(table.names)}"
+            raise broken(table.source, message, column=name)
+    step, epoch = (first_of(table, names) for names in (layout.steps, layout.epochs))
+    counting = step or epoch
+    return (
+        None if counting is None else whole_numbers(table, counting),
+        None if epoch is None else copied(column(table, epoch)),
+    )
 
 
 def part(log: Log, start: int, stop: int) -> Log:
@@ -347,7 +353,7 @@ def whole_numbers(table: Table, name: str) -> NDArray[np.int64] | None:
     """Return a column that counts, as (N,); None if there is none. Errors: LogError if it does not count."""
     if name not in table.columns:
         return None
-    values = column(table, name)
+    values = copied(column(table, name))
     bad = np.flatnonzero((values != np.floor(values)) | (np.abs(values) > LARGEST_STEP))
     if len(bad):
         row = int(bad[0])

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtlref.audit.lift import STEMS, Norms, Trouble, lifted, numbers, step_rows
+from mtlref.audit.lift import FAILS, SEALED, STEMS, AtOnce, Norms, lifted, numbers, step_rows
 from mtlref.audit.march import march
 from mtlref.audit.readers import Log
 from mtlref.audit.rows import Rows, followed, row, same, spread_out, take
-from mtlref.audit.spool import BLOCK
+from mtlref.audit.spool import BLOCK, let_go
 from mtlref.contract import Method, Step, from_gram, weights_of
 from mtlref.notation import Array, MtlrefError
 from mtlref.state import State
@@ -39,17 +39,8 @@ will; a wrong variant seldom gets further than the second block."""
 GUESSES = 3
 """How often what is remembered is guessed before it is looked for by `march`."""
 
-FAILURES = 4
-"""How many blocks may fail in a row until the rows are stepped one by one."""
-
 CROSSING = 64
 """How many rows after a gap are tried until nothing hangs on it."""
-
-FAILS = (Trouble, MtlrefError, ArithmeticError, TypeError, ValueError, AttributeError, LookupError)
-"""What may come of a lifted step where the method itself has to be asked."""
-
-SEALED: Any = {"over": "raise", "divide": "raise", "invalid": "raise", "under": "ignore"}
-"""How floating-point exceptions are treated in a lifted step, as in an equation."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +106,12 @@ def logged_weights(log: Log) -> Array:
     return log.weights
 
 
+def numbers_of(log: Log) -> list[Array]:
+    """Return the arrays of the log's numbers."""
+    kinds = (log.losses, log.norms, log.gram, log.weights, log.draws)
+    return [values for values in kinds if values is not None]
+
+
 def whole(method: Method, log: Log, start: int, stop: int, corrected: bool = True) -> NDArray[np.bool_]:
     """Return which rows hold a finite number wherever the method needs one; weights only where it is `corrected`."""
     weights = log.weights if method.lagged and corrected else None  # no other method reads them
@@ -135,12 +132,7 @@ class Replay:
     def __init__(self, method: Method, log: Log) -> None:
         self.method, self.log = method, log
         self.light = lifted(method) if method.stem in STEMS else None
-        self.remembers_little, self.failures = self.light is not None, 0
-
-    @property
-    def at_once(self) -> bool:
-        """Whether many rows are tried at once: until it has failed `FAILURES` times in a row."""
-        return self.light is not None and self.failures < FAILURES
+        self.remembers_little, self.at_once = self.light is not None, AtOnce(self.light is not None)
 
     def blocks(self) -> Iterator[Steps]:
         """Yield the steps of all rows in order, re-synchronised with the log's weights at each.
@@ -151,6 +143,7 @@ class Replay:
         size = next(sizes)
         last = len(self.log.rows) - self.method.lagged
         while at < last:
+            let_go(*numbers_of(self.log))
             good = whole(self.method, self.log, at, min(at + size, last))
             run = len(good) if good.all() else int(np.argmin(good))
             if run:
@@ -163,14 +156,10 @@ class Replay:
 
     def steps(self, start: int, stop: int, state: State) -> tuple[Steps, State]:
         """Return the steps of rows that are whole, and the state after them."""
-        if self.at_once and start > 0 and stop - start > 1:
-            try:
-                with np.errstate(**SEALED):
-                    found = self.together(start, stop, state)
-                self.failures = 0
+        if start > 0 and stop - start > 1:
+            found = self.at_once.tried(lambda: self.together(start, stop, state))
+            if found is not None:
                 return found
-            except FAILS:
-                self.failures += 1
         expected, before = np.empty((stop - start, len(self.log.tasks))), list[State]()
         for at in range(start, stop):
             before.append(state)
@@ -221,16 +210,6 @@ class Replay:
         except FAILS:
             pass
         return None
-
-    def run_on(self, start: int, stop: int, state: State) -> tuple[Array, State]:
-        """Return the weights in use (n, K) of a run that is not re-synchronised. Errors: those of `together`."""
-        logged = np.asarray(logged_weights(self.log)[start:stop])
-        w = Rows(np.where(np.isfinite(logged), logged, weights_of(state) if self.method.lagged else 0.0))
-        later = self.given_weights(spread_out(state, stop - start), w)
-        guess = followed(state, take(later, np.append(np.arange(1, stop - start), 0)))
-        found = march(lambda before: self.after(start, stop, before, False)[1], state, guess)
-        out, after = self.after(start, stop, found, False)
-        return numbers(out.weights, stop - start), row(after, stop - start - 1)
 
     def after(self, start: int, stop: int, before: Any, corrected: bool) -> tuple[Step, Any]:
         """Return the steps on all rows from given states, `corrected` to the log's weights, and the states after."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from mtlref.audit.compare import Transition
+from mtlref.audit.drift import FreeRun
 from mtlref.audit.inference.words import plain as inference_plain
 from mtlref.audit.inference.words import told, told_search
 from mtlref.audit.notices import notices
@@ -113,12 +114,19 @@ def _whole_run(run: Run, verdict: Verdict) -> Iterator[str]:
     """Say whether the whole run follows from its start."""
     free, allowed = verdict.run, f"(allowed {verdict.run.allowed:.2e})"
     if free.follows:
-        yield f"  from the start   {free.apart:.2e} at most from a replay that is never corrected {allowed}"
+        yield f"  from the start   {free.apart:.2e} at most from a replay that is {_corrected(free)} {allowed}"
         return
     yield "FAILED: the whole run does not follow from its start, though each step follows from the one before."
-    yield f"  from the start   {free.apart:.2e} from a replay that is never corrected"
+    yield f"  from the start   {free.apart:.2e} from a replay that is {_corrected(free)}"
     at = f"{run.method.cadence} {run.log.rows[free.first]}"
     yield f"                   {allowed}, beyond its allowance from {at} on: steps that are each within theirs add up"
+
+
+def _corrected(free: FreeRun) -> str:
+    """Return how often a replay was set to the log's weights, in words."""
+    if not free.kinks:
+        return "never corrected"
+    return f"corrected at {free.kinks} {'kink' if free.kinks == 1 else 'kinks'} only"
 
 
 def _diagnosis(diagnosis: Diagnosis) -> Iterator[str]:
@@ -183,35 +191,48 @@ def plain(run: Run, verdict: Verdict) -> Mapping[str, object]:
         "roundings": ROUNDINGS,
         "first": None if verdict.first is None else _transition(run, verdict.first),
         "worst": _transition(run, verdict.worst),
-        "end": {
-            "step": int(run.log.rows[verdict.run.end_row]),
-            "expected": verdict.run.end.tolist(),
-            "got": weights_of(run)[verdict.run.end_row].tolist(),
-            "apart": verdict.run.apart,
-        },
-        "whole_run": {
-            "follows": verdict.run.follows,
-            "apart": verdict.run.apart,
-            "allowed": verdict.run.allowed,
-            "first": None if verdict.run.first is None else int(run.log.rows[verdict.run.first]),
-        },
-        "diagnosis": None
-        if diagnosis is None
-        else {
-            "kind": diagnosis.kind,
-            "explanations": [
-                {
-                    "defects": [{"name": d.name, "equation": d.equation, "summary": d.summary} for d in fit.defects],
-                    "largest_error": fit.largest,
-                    "allowance": fit.allowance,
-                    "steps": fit.steps,
-                }
-                for fit in diagnosis.explanations
-            ],
-        },
+        "end": _end_plain(run, verdict),
+        "whole_run": _whole_run_plain(run, verdict),
+        "diagnosis": None if diagnosis is None else _diagnosis_plain(diagnosis),
         "not_ruled_out": [defect.name for defect in verdict.open_defects],
         "warnings": notices_plain(notices(run.method, run.log), run.log),
         "not_judged": NOT_IN_A_LOG.format(heads=run.method.heads),
+    }
+
+
+def _end_plain(run: Run, verdict: Verdict) -> Mapping[str, object]:
+    row = verdict.run.end_row
+    return {
+        "step": int(run.log.rows[row]),
+        "expected": verdict.run.end.tolist(),
+        "got": weights_of(run)[row].tolist(),
+        "apart": verdict.run.apart,
+    }
+
+
+def _whole_run_plain(run: Run, verdict: Verdict) -> Mapping[str, object]:
+    free = verdict.run
+    return {
+        "follows": free.follows,
+        "apart": free.apart,
+        "allowed": free.allowed,
+        "kinks": free.kinks,
+        "first": None if free.first is None else int(run.log.rows[free.first]),
+    }
+
+
+def _diagnosis_plain(diagnosis: Diagnosis) -> Mapping[str, object]:
+    return {
+        "kind": diagnosis.kind,
+        "explanations": [
+            {
+                "defects": [{"name": d.name, "equation": d.equation, "summary": d.summary} for d in fit.defects],
+                "largest_error": fit.largest,
+                "allowance": fit.allowance,
+                "steps": fit.steps,
+            }
+            for fit in diagnosis.explanations
+        ],
     }
 
 

@@ -18,6 +18,8 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 
+from mtlref.notation import Array
+
 
 class Split(Exception):
     """The rows answer a question differently: `mask` (N,) says which of them with yes."""
@@ -211,3 +213,21 @@ def followed(first: Any, rest: Any) -> Any:
             object.__setattr__(changed, name, followed(getattr(first, name), item))
         return changed
     return rest
+
+
+def leaves(tree: Any) -> list[Array]:
+    """Return the numbers of a tree of rows, leaf by leaf."""
+    found: list[Array] = []
+    mapped(tree, lambda rows: found.append(rows.values))
+    return found
+
+
+def with_leaves(tree: Any, values: list[Array]) -> Any:
+    """Return the tree with other numbers; whole ones stay whole."""
+    rest = iter(values)
+
+    def put(rows: Rows) -> Rows:
+        new = next(rest)
+        return Rows(np.rint(new).astype(rows.values.dtype) if rows.values.dtype.kind != "f" else new)
+
+    return mapped(tree, put)

@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mtlref.audit.readers import LARGEST_STEP, Given, Log, read_log
 from mtlref.audit.side import read_settings
+from mtlref.audit.spool import Spool, let_go
+from mtlref.audit.steps import near
 from mtlref.audit.tables import USUAL, Layout
 from mtlref.contract import Method
 from mtlref.methods import METHODS
@@ -159,8 +162,41 @@ def by_epoch(log: Log) -> Log:
 
     Errors: LogError if an epoch's rows do not stand together, or hold different weights.
     """
-    assert log.epochs is not None
     assert log.weights is not None
+    whole, starts = epochs_of(log)
+    means, weights = Spool((len(log.tasks),)), Spool((len(log.tasks),))
+    ends = np.append(starts[1:], len(whole))
+    for some in near(starts):
+        rows, here = slice(starts[some][0], ends[some][-1]), starts[some] - starts[some][0]
+        counts = np.diff(here, append=rows.stop - rows.start)
+        logged, losses = np.asarray(log.weights[rows]), np.asarray(log.losses[rows])
+        each = np.fmax.reduceat(logged, here)
+        changed = ~np.all((np.repeat(each, counts, axis=0) == logged) | np.isnan(logged), axis=1)
+        if changed.any():
+            row = rows.start + int(np.flatnonzero(changed)[0])
+            message = f"{log.source}, line {log.lines[row]}: the weights change within epoch {whole[row]}"
+            raise LogError(f"{message}, and the method steps once an epoch")
+        weights.append(each)
+        means.append(np.add.reduceat(losses, here) / counts[:, None])
+        let_go(log.losses, log.weights)
+    assert log.epochs is not None
+    return replace(
+        log,
+        rows=whole[starts],
+        lines=log.lines[starts],
+        epochs=log.epochs[starts],
+        losses=means.array(),
+        weights=weights.array(),
+        norms=None,
+        gram=None,
+        draws=None,
+        starts=tuple(int(at) for at in np.searchsorted(starts, log.starts)),
+    )
+
+
+def epochs_of(log: Log) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return each row's epoch, and the rows at which epochs begin. Errors: LogError."""
+    assert log.epochs is not None
     known = np.isfinite(log.epochs) & (np.abs(log.epochs) < LARGEST_STEP)
     whole = np.where(known, log.epochs, 0).astype(np.int64)
     if np.any(whole != log.epochs):
@@ -172,26 +208,7 @@ def by_epoch(log: Log) -> Log:
     runs[list(log.starts)] = True
     starts = np.flatnonzero((np.diff(whole, prepend=whole[0] - 1) != 0) | runs)
     epochs, run = whole[starts], np.cumsum(runs)[starts]
-    if len(np.unique(np.stack([run, epochs]), axis=1).T) != len(epochs):
+    rising = np.all((np.diff(epochs) > 0) | (np.diff(run) > 0))
+    if not rising and len(np.unique(np.stack([run, epochs]), axis=1).T) != len(epochs):
         raise LogError(f"{log.source}: the rows of an epoch do not stand together in the column epoch")
-    counts = np.diff(starts, append=len(whole))
-    weights = np.fmax.reduceat(log.weights, starts)
-    same = (np.repeat(weights, counts, axis=0) == log.weights) | np.isnan(log.weights)
-    changed = ~np.all(same, axis=1)
-    if changed.any():
-        row = int(np.flatnonzero(changed)[0])
-        message = f"{log.source}, line {log.lines[row]}: the weights change within epoch {whole[row]}"
-        raise LogError(f"{message}, and the method steps once an epoch")
-    means = np.add.reduceat(log.losses, starts) / counts[:, None]
-    return replace(
-        log,
-        rows=epochs,
-        lines=log.lines[starts],
-        epochs=log.epochs[starts],
-        losses=means,
-        weights=weights,
-        norms=None,
-        gram=None,
-        draws=None,
-        starts=tuple(int(at) for at in np.searchsorted(starts, log.starts)),
-    )
+    return whole, starts

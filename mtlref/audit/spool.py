@@ -1,11 +1,12 @@
 """Rows of numbers that may be more than memory should hold: beyond a limit they go to a temporary file.
 
 A `Spool` is appended to, block by block, and then seen as one array. The array of a long log is mapped from its file,
-which has no name and goes when the array does: the system keeps of it in memory what there is room for.
+which has no name and goes when the array does; whoever has read a block of rows lets go of its pages.
 """
 
 from __future__ import annotations
 
+import mmap
 import tempfile
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
@@ -48,16 +49,33 @@ class Spool:
         return np.memmap(self.file, dtype=self.dtype, mode="r", shape=(self.rows, *self.shape))
 
 
-def spans(rows: int, block: int = BLOCK) -> Iterator[slice]:
-    """Yield the slices that cover `rows` rows, `block` at a time."""
+def spans(rows: int, block: int = BLOCK, reading: Sequence[Any] = ()) -> Iterator[slice]:
+    """Yield the slices that cover `rows` rows, `block` at a time; what is read so is let go on the way."""
     for start in range(0, rows, block):
         yield slice(start, min(start + block, rows))
+        let_go(*reading)
+
+
+def copied(values: NDArray[Any]) -> NDArray[Any]:
+    """Return a copy in memory of numbers that may be mapped, read a block at a time."""
+    copy = np.empty_like(values, subok=False)
+    for span in spans(len(values), reading=[values]):
+        copy[span] = values[span]
+    return copy
+
+
+def let_go(*arrays: Any) -> None:
+    """Give back the memory that the pages of mapped arrays take; whoever reads them again has them from the file."""
+    for array in arrays:
+        mapped = getattr(array, "_mmap", None)
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def gathered(columns: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     """Return columns (N,) side by side, as (N, number of columns)."""
     spool = Spool((len(columns),))
-    for span in spans(len(columns[0])):
+    for span in spans(len(columns[0]), reading=columns[:1]):
         spool.append(np.stack([column[span] for column in columns], axis=1))
     return spool.array()
 

@@ -93,7 +93,7 @@ def all_nan(log: Log) -> NDArray[np.bool_]:
     """Return which rows hold no number at all."""
     empty = np.ones(len(log.rows), dtype=bool)
     for _, values in held(log):
-        for span in spans(len(values)):
+        for span in spans(len(values), reading=[values]):
             block = values[span]
             empty[span] &= np.isnan(block).reshape(len(block), -1).all(axis=1)
     return empty
@@ -108,7 +108,7 @@ def together(log: Log, notes: list[str]) -> Ranges:
     first = np.flatnonzero(np.diff(log.rows, prepend=log.rows[0] - 1))
     last = np.append(first[1:], N)
     agree, filled = np.ones(len(first), dtype=bool), np.zeros(len(first), dtype=bool)
-    for span in spans(len(first)):
+    for span in spans(len(first), reading=[values for _, values in held(log)]):
         for _, values in held(log):
             high, low = (extremes(values, first[span], last[span], reduce) for reduce in (np.fmax, np.fmin))
             known = ~np.isnan(high)
@@ -141,7 +141,7 @@ def extremes(values: Array, first: Indices, last: Indices, reduce: np.ufunc) -> 
 def reduced(values: Array, ranges: Ranges) -> Array:
     """Return the values of the rows of the run, NaN where there is none."""
     spool = Spool(values.shape[1:])
-    for span in spans(len(ranges.first), BLOCK):
+    for span in spans(len(ranges.first), reading=[values]):
         first, last = ranges.first[span], ranges.last[span]
         there = first >= 0
         block = np.full((len(first), *values.shape[1:]), np.nan)

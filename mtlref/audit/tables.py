@@ -38,6 +38,12 @@ Wanted = Callable[[str], bool]
 EVENTS = "tfevents"
 """What the name of a file of TensorBoard's holds."""
 
+EXPORT = ("Wall time", "Step", "Value")
+"""The header of one series that was downloaded from TensorBoard; a folder of them is a log."""
+
+DOWNLOADS = "a folder of downloads"
+"""What such a folder is, where another log has its ending."""
+
 ENDINGS = (".csv", ".jsonl", ".ndjson", ".npz")
 """What the names of other logs end in; the text files among them also with `.gz` behind it."""
 
@@ -98,6 +104,7 @@ def read_table(path: str | os.PathLike[str], wanted: Wanted, layout: Layout = US
     """Return the wanted columns of the log at `path`. Errors: LogError."""
     from mtlref.audit.archives import read_npz
     from mtlref.audit.events import read_events
+    from mtlref.audit.exports import read_exports
     from mtlref.audit.gunzip import unpacked
     from mtlref.audit.objects import read_json_lines
     from mtlref.audit.texts import read_csv
@@ -108,6 +115,8 @@ def read_table(path: str | os.PathLike[str], wanted: Wanted, layout: Layout = US
     try:
         if ending == EVENTS:
             return read_events(source, wanted)
+        if ending == DOWNLOADS:
+            return read_exports(source, wanted)
         with open_file(source) as file:
             if ending == ".npz":
                 return read_npz(source, file, wanted)
@@ -129,6 +138,8 @@ def kind_of(source: str) -> tuple[bool, str]:
     name = Path(source).name.lower()
     if EVENTS in name or event_files(source):
         return False, EVENTS
+    if export_files(source):
+        return False, DOWNLOADS
     packed = name.endswith(".gz")
     ending = Path(name.removesuffix(".gz")).suffix
     if ending not in ENDINGS or (packed and ending == ".npz"):
@@ -153,6 +164,28 @@ def event_files(source: str) -> list[str]:
     except (OSError, ValueError):
         return []
     return [os.path.join(source, name) for name in sorted(names) if EVENTS in name.lower()]
+
+
+def export_files(source: str) -> list[str]:
+    """Return the series that were downloaded from TensorBoard into a directory, sorted."""
+    try:
+        names = os.listdir(source) if os.path.isdir(source) else []
+    except (OSError, ValueError):
+        return []
+    return [path for name in sorted(names) if is_export(path := os.path.join(source, name))]
+
+
+def is_export(path: str) -> bool:
+    """Return whether a file is one such series."""
+    if not path.lower().endswith(".csv") or not os.path.isfile(path):
+        return False
+    try:
+        with open(path, "rb") as file:
+            first = file.readline(64)
+    except OSError:
+        return False
+    cells = first.decode("utf-8-sig", "replace").strip().replace('"', "").split(",")
+    return tuple(cells) == EXPORT
 
 
 # MESSAGES

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtlref.audit.compare import compared
-from mtlref.audit.drift import blocks
+from mtlref.audit.free import blocks
 from mtlref.audit.readers import Log
 from mtlref.audit.replay import logged_weights
 from mtlref.audit.spool import spans
@@ -81,7 +81,7 @@ def traced(method: Method, log: Log) -> Trace:
         return np.asarray(rows * C // N, dtype=np.intp)
 
     w = logged_weights(log)
-    for span in spans(N):
+    for span in spans(N, reading=[w]):
         got.add(column(np.arange(span.start, span.stop)), np.asarray(w[span]))
     for start, free in replayed(method, log):
         own.add(column(np.arange(start, start + len(free))), free)

@@ -95,7 +95,10 @@ def judge(method: Method, log: Log, progress: bool | None = False) -> Verdict:
     for block in track(compared(method, log, watch=same), len(log.rows) // BLOCK + 1, "rows", shown):
         tally.add(block)
     first = None if tally.first is None else tally.first.row
-    free = free_run(method, log, tally.restarts, first) if method.lagged else uncorrected(tally, method, log)
+    lagged = method.lagged
+    free = (
+        free_run(method, log, tally.restarts, first, tally.undecided) if lagged else uncorrected(tally, method, log)
+    )
     if tally.worst is None and not free.rows:
         message = f"{log.source}: no row of the log can be judged: a number is missing or not finite in each"
         raise LogError(message, argument="log")

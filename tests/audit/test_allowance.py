@@ -8,6 +8,7 @@ import pytest
 from mtlref.audit import judge, read_run
 from mtlref.audit.compare import compared
 from mtlref.audit.precision import DOUBLE, SINGLE, precision, unit_of
+from tests.audit import loops
 
 N, T, DECIMALS = 200, 2.0, 3
 HALF = 0.5 * 10.0**-DECIMALS
@@ -78,3 +79,102 @@ def test_norms_from_rounded_inner_products_carry_their_rounding(tmp_path):
     log = read_run(str(tmp_path / "g.npz"), method="gradnorm").log
     true = np.sqrt(np.diagonal(gram, axis1=1, axis2=2))
     assert np.all(np.abs(log.norms - true) <= log.precision["norms"].of(log.norms))
+
+
+# KINKS
+
+
+def gradnorm_run(seed, digits, steps=600, lr=0.01, K=3):
+    """A run of GradNorm as a tracker prints it, and at which steps printed digits alone decide no sign, written out.
+
+    The distance G_i − T_i may be off by (w_i + n_i) δ and by what the mean norm and the rates are off.
+    """
+    losses, norms = loops.falling(np.random.default_rng(seed), steps, K)
+    losses = 1 + losses / losses.max(axis=0)
+    weights = loops.gradnorm(losses, norms, 1.0, loops.Descent(lr))
+    L, n, w = (np.round(x, digits) for x in (losses, norms, weights))
+    half, G, rates = 0.5 * 10.0**-digits, w * n, L / L[0]
+    mean, share = G.mean(axis=1, keepdims=True), rates / rates.mean(axis=1, keepdims=True)
+    of_G = half * (w + n)
+    of_rates = half * (1 / L + 1 / L[0])  # relative
+    reach = (
+        of_G
+        + share * of_G.mean(axis=1, keepdims=True)
+        + mean * share * (of_rates + of_rates.mean(axis=1, keepdims=True) / share.mean(axis=1, keepdims=True))
+    )
+    near = np.any(np.abs(G - mean * share) < 1.1 * reach, axis=1)
+    return L, n, w, near[:-1]
+
+
+def gradnorm_verdict(tmp_path, L, n, w):
+    np.savez(tmp_path / "run.npz", losses=L, norms=n, weights=w)
+    run = read_run(str(tmp_path / "run.npz"), method="gradnorm", settings={"alpha": 1.0, "lr": 0.01})
+    return judge(run.method, run.log)
+
+
+@pytest.mark.parametrize(("seed", "digits"), [(1, 3), (2, 3), (3, 4)])
+def test_a_right_run_s_signs_that_digits_leave_open_depart_nowhere(tmp_path, seed, digits):
+    L, n, w, near = gradnorm_run(seed, digits)
+    verdict = gradnorm_verdict(tmp_path, L, n, w)
+    assert verdict.departures == 0
+    assert (digits == 3) <= verdict.kinks <= near.sum()
+
+
+def test_a_kink_that_no_number_reaches_alone_is_reached_by_all_together(tmp_path):
+    """The last step's G_0 is above its target by less than all digits together may be off; the run's own was below.
+
+    With α = 1: T_0 = mean(w n) · (L_0 / L_0(0)) / mean(L / L(0)), and in the run every digit was off to that side.
+    """
+    delta, lr, up = 0.5e-3, 0.01, np.array([1.0, -1.0, -1.0])
+    L, n, w, _ = gradnorm_run(0, 3)
+
+    def distance(w, n, L_now):
+        rates = L_now / L[0]
+        return (w * n)[0] - (w * n).mean() * rates[0] / rates.mean()
+
+    def off(at, of_w, of_n, of_L):
+        return w[at] - 0.49 * delta * of_w, n[at] - 0.49 * delta * of_n, L[at] + 0.49 * delta * of_L
+
+    def suits(at):
+        for n[at, 0] in np.round(np.arange(0.05, 3, 0.001), 3):
+            gap = distance(w[at], n[at], L[at])
+            if gap > 0:
+                break
+        singles = [distance(*off(at, *2.1 * move.reshape(3, 3))) for sign in (1, -1) for move in sign * np.eye(9)]
+        return min(singles) > 0 > distance(*off(at, up, up, up))
+
+    at = next(at for at in range(20, 500) if suits(at))
+    true_w, true_n, true_L = off(at, up, up, up)
+    G, rates = true_w * true_n, true_L / L[0]
+    u = true_w - lr * np.sign(G - G.mean() * rates / rates.mean()) * true_n
+    w[at + 1] = np.round(3 * u / u.sum(), 3)
+    L, n, w = (x[: at + 2] for x in (L, n, w))
+    assert gradnorm_verdict(tmp_path, L, n, w).departures == 0
+    w[at + 1] += [0.1, -0.05, -0.05]
+    assert gradnorm_verdict(tmp_path, L, n, w).first.row == at + 1
+
+
+def test_a_sign_that_is_wrong_away_from_a_kink_departs(tmp_path):
+    L, n, w, near = gradnorm_run(0, 4)
+    at = 1 + int(np.flatnonzero(~near)[200])
+    w[at] += np.round([0.02 * n[at, 0], -0.01 * n[at, 0], -0.01 * n[at, 0]], 4)  # one sign turned, and brought to K
+    verdict = gradnorm_verdict(tmp_path, L, n, w)
+    assert verdict.first.row == at
+    assert not verdict.first.kink
+
+
+@pytest.mark.parametrize("stem", ["dwa", "uncertainty", "cov"])
+def test_rounded_losses_beside_exact_weights_are_no_kink(tmp_path, stem):
+    """Methods without a kink: the digits of the losses move every answer by far more than the weights' own."""
+    losses = 1 + loops.falling(np.random.default_rng(1), 300, 3)[0]
+    made = {
+        "dwa": lambda: loops.dwa(losses, 2.0),
+        "uncertainty": lambda: loops.uncertainty(losses, ["gaussian"] * 3, loops.Descent(0.02)),
+        "cov": lambda: loops.cov(losses),
+    }
+    np.savez(tmp_path / "run.npz", losses=np.round(losses, 3), weights=made[stem]())
+    settings = {"lr": 0.02} if stem == "uncertainty" else {}
+    run = read_run(str(tmp_path / "run.npz"), method=stem, settings=settings)
+    verdict = judge(run.method, run.log)
+    assert verdict.passed
+    assert verdict.kinks == 0

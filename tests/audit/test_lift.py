@@ -8,7 +8,7 @@ import pytest
 import mtlref
 from mtlref.audit import judge, lift, read_run, rows
 from mtlref.audit.compare import compared
-from mtlref.audit.drift import blocks as free_blocks
+from mtlref.audit.free import blocks as free_blocks
 from mtlref.audit.replay import Replay, taken
 from mtlref.audit.rows import Rows, Split, row, spread_out
 from mtlref.contract import weights_of
@@ -86,7 +86,7 @@ def test_a_method_that_remembers_little_is_stepped_all_rows_at_once(tmp_path, mo
     for _ in replay.blocks():
         pass
     assert counted.calls == 1
-    assert replay.at_once
+    assert replay.at_once.left == lift.FAILURES
 
 
 @pytest.mark.parametrize("name", ["cov", "gradnorm by Adam", "uncertainty by momentum"])
@@ -95,7 +95,7 @@ def test_a_method_that_remembers_everything_is_marched(tmp_path, name):
     for _ in replay.blocks():
         pass
     assert not replay.remembers_little
-    assert replay.failures == 0
+    assert replay.at_once.left == lift.FAILURES
 
 
 class Counted:

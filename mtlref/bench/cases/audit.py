@@ -1,60 +1,156 @@
-"""audit: the replay of a long log, beside reading the file and no more."""
+"""audit: long logs read and judged, each once in a process of its own: seconds, how they grow, and memory.
+
+A log is that of a run in float64, or in float32, by the plain loops below, and follows its method. `bound` is reading
+the file's numbers with Python's csv and no more. Memory is the process's own at its peak, and with the pages of files
+that are mapped; the rest, some 40 MiB, is Python and its libraries.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import csv
 import json
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import threading
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mtlref.audit import judge, read_run
-from mtlref.bench.measure import Contender, Setup
+from mtlref.bench.report import Table
 from mtlref.notation import Array
 
-TITLE = (
-    "mtlref audit of a log of K = 8 tasks; seconds a step, so a million steps take as many microseconds in seconds"
-)
-BOUND = "reading the file as numbers with Python's csv"
 K = 8
+SIZES = (10**4, 10**5)
+LARGE = (10**3, 10**4, 10**5, 10**6)
 
-
-def setups(full: bool, peers: bool) -> Iterator[Setup]:
-    """Yield logs of runs that follow their method."""
-    for steps in (10**3, 10**4, 10**5, 10**6) if full else (2000,):
-        for stem in SETTINGS:
-            path = recorded(stem, steps)
-            made = [
-                Contender("bound", "bound", partial(only_read, path)),
-                Contender("mtlref", "ours", partial(audited, path)),
-            ]
-            yield Setup({"method": stem, "steps": steps, "K": K}, made, units=steps)
-
-
-FOLDER = contextlib.ExitStack()
+COLUMNS = (
+    "method",
+    "numbers",
+    "steps",
+    "csv, s",
+    "read, s",
+    "judged, s",
+    "µs a step",
+    "private, MiB",
+    "resident, MiB",
+)
+GROWTH = ("method", "numbers", "exponent, read", "exponent, judged", "exponent, private memory", "expected")
 
 LR: dict[str, object] = {"lr": 0.001}
 SETTINGS: dict[str, dict[str, object]] = {"dwa": {}, "cov": {}, "uncertainty": LR, "gradnorm": LR}
 """The methods whose runs are audited: those that read losses or norms."""
 
+DONE = set[bool]()
+"""Whether the short or the long table has been made: the number of threads changes nothing in it."""
 
-def recorded(stem: str, steps: int) -> Path:
+
+def tables(full: bool, rng: np.random.Generator) -> list[Table]:
+    """Return the table of times and memory, and that of how they grow with the steps."""
+    if full in DONE:
+        return []
+    DONE.add(full)
+    rows, grown = list[tuple[Any, ...]](), list[tuple[Any, ...]]()
+    for stem in SETTINGS:
+        for dtype in ("float64", "float32"):
+            found = [measured(stem, steps, dtype) for steps in (LARGE if full else SIZES)]
+            rows += found
+            grown.append((stem, dtype, *(exponent(found, at) for at in (4, 5, 7)), "1, 1, 0"))
+    title = "logs of K = 8 tasks, each read and judged once; seconds of one core"
+    return [
+        Table("audit", title, COLUMNS, rows),
+        Table("audit", "how that grows with the steps, from the two longest logs", GROWTH, grown),
+    ]
+
+
+def exponent(rows: list[tuple[Any, ...]], at: int) -> float | None:
+    """Return p of steps^p between the two longest logs; None where something was not measured."""
+    one, other = rows[-2:]
+    if not one[at] or not other[at]:
+        return None
+    return float(np.log(other[at] / one[at]) / np.log(other[2] / one[2]))
+
+
+def measured(stem: str, steps: int, dtype: str) -> tuple[Any, ...]:
+    """Return a row of the table. Errors: CalledProcessError if the audit does not pass the run."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = written(Path(folder), stem, steps, dtype)
+        began = time.process_time()
+        only_read(path)
+        bound = time.process_time() - began
+        command = [sys.executable, "-m", "mtlref.bench.cases.audit", str(path)]
+        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    each = 1e6 * (found["read"] + found["judged"]) / steps
+    return (stem, dtype, steps, bound, found["read"], found["judged"], each, found["private"], found["resident"])
+
+
+def one_log(path: str) -> dict[str, float | None]:
+    """Return the seconds that reading and judging a log take this process, and its memory at its peak in MiB."""
+    peak, ended = list[float](), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.02):
+            peak.extend(status("RssAnon"))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        times = [time.process_time()]
+        run = read_run(path)
+        times.append(time.process_time())
+        passed = judge(run.method, run.log).passed
+        times.append(time.process_time())
+    finally:
+        ended.set()
+        watching.join()
+    if not passed:
+        raise SystemExit(f"{path}: the audit does not pass the run")
+    read, judged = np.diff(times).tolist()
+    return {
+        "read": read,
+        "judged": judged,
+        "private": max(peak, default=None),
+        "resident": max(status("VmHWM"), default=None),
+    }
+
+
+def status(name: str) -> list[float]:
+    """Return what Linux says of this process's memory in MiB; nothing elsewhere."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return [int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{name}:")]
+    return []
+
+
+# LOGS
+
+FOLDER = contextlib.ExitStack()
+
+
+def recorded(stem: str, steps: int, dtype: str = "float64") -> Path:
     """Write the log of a run whose losses fall and whose weights are the method's; it goes when Python ends."""
-    path = Path(FOLDER.enter_context(tempfile.TemporaryDirectory())) / "run.csv"
+    return written(Path(FOLDER.enter_context(tempfile.TemporaryDirectory())), stem, steps, dtype)
+
+
+def written(folder: Path, stem: str, steps: int, dtype: str) -> Path:
+    """Write such a log into a folder."""
+    path = folder / "run.csv"
     L, n = np.exp(np.random.default_rng(0).normal(scale=0.1, size=(2, steps, K)))
     L /= 1 + np.arange(steps)[:, None] / steps
+    L, n = L.astype(dtype), n.astype(dtype)
     made: dict[str, Callable[[Array], Array]] = {
         "dwa": dwa,
         "cov": cov,
         "uncertainty": uncertainty,
         "gradnorm": partial(gradnorm, n),
     }
-    weights = made[stem](L)
-    kinds = {"loss": L, **({"norm": n} if stem == "gradnorm" else {}), "weight": weights}
+    kinds = {"loss": L, **({"norm": n} if stem == "gradnorm" else {}), "weight": made[stem](L).astype(dtype)}
     with open(path, "w", encoding="utf-8") as file:
         file.write(",".join(["epoch", *(f"{kind}/{i}" for kind in kinds for i in range(K))]) + "\n")
         for t, row in enumerate(zip(*kinds.values(), strict=True)):
@@ -75,6 +171,7 @@ def dwa(L: Array) -> Array:
 
 def cov(L: Array) -> Array:
     """Return the weights of CoV-Weighting without decay."""
+    L = L.astype(np.float64)  # as its authors keep the statistics
     w, mu, mean, M = np.full(L.shape, 1 / K), L[0], np.ones(K), np.zeros(K)
     for t in range(1, len(L)):
         a, off = 1 / (t + 1), L[t] / mu - mean
@@ -86,21 +183,21 @@ def cov(L: Array) -> Array:
 
 def uncertainty(L: Array, lr: float = 0.001) -> Array:
     """Return the weights of Uncertainty Weighting, by plain descent on s."""
-    w, s = np.empty(L.shape), np.zeros(K)
+    w, s = np.empty_like(L), np.zeros(K, L.dtype)
     for t in range(len(L)):
         w[t] = np.exp(-s) / 2
-        s -= lr * (0.5 - w[t] * L[t])
+        s -= L.dtype.type(lr) * (L.dtype.type(0.5) - w[t] * L[t])
     return w
 
 
 def gradnorm(n: Array, L: Array, lr: float = 0.001, alpha: float = 1.5) -> Array:
     """Return GradNorm's weights, by plain descent."""
-    rate, w, now = L / L[0], np.empty(L.shape), np.ones(K)
-    rate = (rate / rate.mean(axis=1, keepdims=True)) ** alpha
+    rate, w, now = L / L[0], np.empty_like(L), np.ones(K, L.dtype)
+    rate = (rate / rate.mean(axis=1, keepdims=True)) ** L.dtype.type(alpha)
     for t in range(len(L)):
         w[t], G = now, now * n[t]
-        now = now - lr * np.sign(G - G.sum() / K * rate[t]) * n[t]
-        now = K * now / now.sum()
+        now = now - L.dtype.type(lr) * np.sign(G - G.mean() * rate[t]) * n[t]
+        now = L.dtype.type(K) * now / now.sum()
     return w
 
 
@@ -116,3 +213,7 @@ def audited(path: Path) -> bool:
     """Return whether the audit passes the run."""
     run = read_run(str(path))
     return judge(run.method, run.log).passed
+
+
+if __name__ == "__main__":
+    print(json.dumps(one_log(sys.argv[1])))

@@ -1,0 +1,111 @@
+"""The whole run beside its replay: what adds up is found, and a sign that rounding turns is no departure."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import mtlref
+from mtlref.audit import judge, report
+from mtlref.audit.drift import Drift, feeds_back, free_run
+from mtlref.audit.run import Run
+from mtlref.optimisers import SGD
+from tests.audit import loops
+
+K = 4
+
+
+def steady(seed, steps, dtype):
+    """Losses that fall slowly and norms about 1, so that the targets are passed again and again."""
+    losses, norms = np.exp(np.random.default_rng(seed).normal(scale=0.1, size=(2, steps, K)))
+    return (losses / (1 + np.arange(steps)[:, None] / steps)).astype(dtype), norms.astype(dtype)
+
+
+def single_run(tmp_path, seed, steps=6000, lr=0.001, leak=0.0):
+    """A loop in float32, whose own rounding turns a sign now and then; `leak`: what task 0 loses in each step."""
+    losses, norms = steady(seed, steps, np.float32)
+    rates, w, rows = losses / losses[0], np.ones(K, np.float32), []
+    rates = (rates / rates.mean(axis=1, keepdims=True)) ** np.float32(1.5)
+    lost = np.float32(leak) * (np.eye(K, dtype=np.float32)[0] - np.float32(1 / K))
+    for n, r in zip(norms, rates, strict=True):
+        rows.append(w)
+        G = w * n
+        u = w - np.float32(lr) * np.sign(G - G.mean() * r) * n - lost
+        w = np.float32(K) * u / u.sum()
+    return loops.logged(tmp_path, "gradnorm", losses, np.array(rows), norms=norms)
+
+
+METHOD = mtlref.GradNorm(alpha=1.5, lr=0.001)
+
+
+def own_signs(log):
+    """At which steps the run's weights and those of a float64 run give another sign, written out."""
+    w, rates, turned = np.ones(K), log.losses / log.losses[0], []
+    rates = (rates / rates.mean(axis=1, keepdims=True)) ** 1.5
+    for t, (n, r) in enumerate(zip(log.norms, rates, strict=True)):
+        signs = [np.sign(x * n - (x * n).mean() * r) for x in (w, log.weights[t])]
+        if np.any(signs[0] != signs[1]):
+            turned.append(t)
+            w = log.weights[t]  # from here on as the run
+        u = w - 0.001 * np.sign(w * n - (w * n).mean() * r) * n
+        w = K * u / u.sum()
+    return turned
+
+
+SEED = 2
+
+
+def test_a_run_in_float32_follows_though_its_rounding_turns_signs(tmp_path):
+    log = single_run(tmp_path, SEED, 20000)
+    turned, run = own_signs(log), free_run(METHOD, log)
+    assert run.follows
+    assert run.kinks >= 1
+    assert run.kinks <= len(turned)
+    assert run.apart <= 1e-4  # a sign makes 2e-3
+    verdict = judge(METHOD, log)
+    assert verdict.passed
+    assert "corrected at" in report.text(Run(log, METHOD, {}, ()), verdict)
+
+
+def test_what_adds_up_is_found_however_small_a_step_of_it_is(tmp_path):
+    """Half of what a step may be off, always to one side: no step departs, and the run does, kinks or none."""
+    log = single_run(tmp_path, SEED, 6000, leak=4e-7)
+    verdict = judge(METHOD, log)
+    assert verdict.departures == 0
+    assert not verdict.passed
+    assert not verdict.run.follows
+
+
+@pytest.mark.parametrize("jump", [2e-3, 2e-2])
+def test_a_jump_in_the_weights_is_no_kink(tmp_path, jump):
+    """The run leaves the method by as much as a sign, where no step leads: the replay is not set anew."""
+    log = single_run(tmp_path, SEED, 400)
+    log.weights[300:] += jump * (np.eye(K)[0] - 1 / K)
+    run = free_run(METHOD, log)
+    assert (run.first, run.kinks) == (300, 0)
+
+
+def test_a_step_that_the_digits_leave_open_may_go_either_way(tmp_path):
+    log = single_run(tmp_path, SEED, 400)
+    log.weights[300:] += 2e-3 * (np.eye(K)[0] - 1 / K)
+    run = Drift(METHOD, log, None, {300}).run()
+    assert run.kinks == 1
+    assert run.first is None or run.first > 300
+    assert Drift(METHOD, log, 300, {300}).run().first == 300  # a step that departs is no kink
+
+
+def test_only_a_method_that_feeds_on_its_weights_is_ever_set_anew(tmp_path):
+    losses = loops.falling(np.random.default_rng(0), 100, 3)[0]
+    log = loops.logged(tmp_path, "dwa", losses, loops.dwa(losses, 2.0))
+    log.weights[50:] += 0.01
+    run = Drift(mtlref.DWA(), log, None, {50}).run()
+    assert (run.first, run.kinks) == (50, 0)
+    assert not feeds_back(mtlref.DWA())
+
+
+def test_a_right_run_of_uncertainty_in_float32_is_never_corrected(tmp_path):
+    losses = steady(1, 5000, np.float32)[0]
+    weights = loops.uncertainty(losses, ["gaussian"] * K, loops.Descent(np.float32(0.01)))
+    log = loops.logged(tmp_path, "uncertainty", losses, weights)
+    run = free_run(mtlref.UncertaintyWeighting(optimiser=SGD(0.01)), log)
+    assert (run.follows, run.kinks) == (True, 0)
