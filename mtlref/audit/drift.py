@@ -168,7 +168,7 @@ class Drift:
 
     def parts_at_kink(self, row: int) -> bool:
         """Return whether run and replay part at a row because the step to it has a kink between them."""
-        if not feeds_back(self.method) or (self.departed is not None and 0 <= self.departed <= row):
+        if row == 0 or not feeds_back(self.method) or (self.departed is not None and 0 <= self.departed <= row):
             return False
         logged = np.asarray(logged_weights(self.log)[row - 1 : row + 1])
         if not np.isfinite(logged).all():

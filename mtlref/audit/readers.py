@@ -167,7 +167,7 @@ def wanted_by(source: str, patterns: Mapping[str, Pattern], layout: Layout) -> W
 
 
 def numbering(table: Table, layout: Layout) -> tuple[NDArray[np.int64] | None, Array | None]:
-    """Return the rows' numbers and their epochs, None without a column. Errors: LogError if a named one is missing."""
+    """Return the rows' numbers and their epochs, None without a column. Errors: LogError if a named one is none."""
     for name in (layout.step, layout.epoch):
         if name is not None and name not in table.columns:
             message = f"has no column {quoted(name)}; the columns are {listed(table.names)}"

@@ -170,8 +170,8 @@ def open_defects(
         for d in others
         if d.replaces.keys() == {"head_weights"}  # what the heads get is in no log
         or (
-            (d.name in same or explains(method, log, (*there, d)) is not None)
-            and begins(method, log, (*there, d)) >= begun
+            begins(method, log, (*there, d)) >= begun
+            and (d.name in same or explains(method, log, (*there, d)) is not None)
         )
     )
 
