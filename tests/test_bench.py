@@ -53,7 +53,7 @@ def test_every_contender_has_as_many_samples_and_an_untimed_call_before_each(mon
 
 
 def test_the_units_divide_the_seconds(monkeypatch):
-    monkeypatch.setattr(measure, "sample", lambda call, repeats: 6.0)
+    monkeypatch.setattr(measure, "sample", lambda call, repeats, clock: 6.0)
     one = Setup({}, [Contender("a", "ours", lambda: 0.0)], units=3)
     assert take("x", one, 1, rounds=3, rng=RNG(0)).timings[0].median == 2.0
 
