@@ -217,6 +217,14 @@ def test_a_plot_needs_matplotlib_or_is_drawn(capsys, tmp_path):
         assert path.read_text(encoding="utf-8").startswith("<?xml")
 
 
+def test_the_reference_passes_the_checks_that_are_timed():
+    if "checks" not in available():
+        pytest.skip("needs mtlref.conformance")
+    first, *rest = load("checks").setups(False, False)
+    assert len(rest) == 2
+    assert all(result.status == "passed" for result in first.contenders[0].call())
+
+
 def test_without_conformance_its_case_is_unknown():
     if "checks" not in available():
         with pytest.raises(MtlrefError, match="there is no case 'checks'"):
