@@ -377,7 +377,7 @@ def in_full(slices: Array, tasks: tuple[int, ...], node: Tensor) -> Array:
 def unstack(
     node: Tensor, tasks: tuple[int, ...], c: Array, apart: Collection[Tensor], sent: dict[Tensor, list[Sent]]
 ) -> None:
-    """AD-13: x̄_k = z̄_k: send each of the stacked tensors its slice."""
+    """Send each of the stacked tensors its slice, x̄_k = z̄_k (AD-13)."""
     if node in apart:
         for task, row in zip(tasks, c, strict=True):
             if (x := node.parents[task]) in sent:

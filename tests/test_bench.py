@@ -53,7 +53,7 @@ def test_every_contender_has_as_many_samples_and_an_untimed_call_before_each(mon
 
 
 def test_the_units_divide_the_seconds(monkeypatch):
-    monkeypatch.setattr(measure, "sample", lambda call, repeats: 6.0)
+    monkeypatch.setattr(measure, "sample", lambda call, repeats, clock: 6.0)
     one = Setup({}, [Contender("a", "ours", lambda: 0.0)], units=3)
     assert take("x", one, 1, rounds=3, rng=RNG(0)).timings[0].median == 2.0
 
@@ -232,6 +232,14 @@ def test_a_plot_needs_matplotlib_or_is_drawn(capsys, tmp_path):
     else:
         assert run("tape", "--plot", str(path)) == 0
         assert path.read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_the_reference_passes_the_checks_that_are_timed():
+    if "checks" not in available():
+        pytest.skip("needs mtlref.conformance")
+    first, *rest = load("checks").setups(False, False)
+    assert len(rest) == 2
+    assert all(result.status == "passed" for result in first.contenders[0].call())
 
 
 def test_without_conformance_its_case_is_unknown():

@@ -37,6 +37,32 @@ def test_nn_4_nn_5_forward_by_hand():
         np.testing.assert_allclose(got.value, wanted, rtol=1e-13)
 
 
+ALIKE = SharedTrunk(n_inputs=5, trunk=(7, 4), heads=((6, 2),) * 3)
+TARGETS = RNG(7).uniform(size=(3, 8, 2))
+LABELS = RNG(8).integers(0, 2, (3, 8))
+
+
+@pytest.mark.parametrize(
+    "loss, y",
+    [
+        (nn.mse, TARGETS),
+        (nn.absolute_error, TARGETS),
+        (nn.cross_entropy, LABELS),
+        (nn.binary_cross_entropy, TARGETS),
+        (lambda z, y, **each: nn.gaussian_nll(z, y, np.array([0.3, -0.2]), **each), TARGETS),
+    ],
+)
+def test_heads_of_one_shape_in_one_go(loss, y):
+    """NN-5 to NN-10 of K tasks at once are those of each, and so are their gradients."""
+    p = ALIKE.init(RNG(2))
+    values, J = value_and_jacobian(lambda flat: loss(ALIKE.stacked(p.rebuilt(flat), X), y, each=True), p.flat)
+    expected, by_head = value_and_jacobian(
+        lambda flat: [loss(z, y_k) for z, y_k in zip(ALIKE.forward(p.rebuilt(flat), X), y, strict=True)], p.flat
+    )
+    np.testing.assert_allclose(values, expected, rtol=1e-13)
+    np.testing.assert_allclose(J.matrix, by_head.matrix, rtol=1e-12, atol=1e-15)
+
+
 def test_the_relu_network_is_linear_where_no_unit_switches():
     network = SharedTrunk(2, (3,), (1,), activation="relu")
     p = Parameters((np.ones((2, 3)), np.array([0.0, 9.0, -9.0])), ((np.ones((3, 1)), np.zeros(1)),))
@@ -164,6 +190,10 @@ def test_logits_far_out_stay_exact():
         (lambda: nn.binary_cross_entropy([0.0], [[1.0]]), ShapeError, "targets"),
         (lambda: nn.gaussian_nll([0.0], [1.0], np.zeros((2, 1))), ShapeError, "log_variance"),
         (lambda: nn.gaussian_nll([0.0], 1.0, 0.0), ShapeError, "target"),
+        (lambda: nn.cross_entropy(np.zeros((2, 1, 3)), [[0], [-1]], each=True), DomainError, "labels[1, 0]"),
+        (lambda: nn.cross_entropy(np.zeros((2, 3)), [0, 1], each=True), ShapeError, "labels"),
+        (lambda: NETWORK.stacked(NETWORK.init(RNG(0)), X), ShapeError, "heads"),
+        (lambda: ALIKE.stacked(ALIKE.init(RNG(0)), X[0]), ShapeError, "x"),
         (lambda: nn.mlp((), X, "tanh"), ShapeError, "layers"),
         (lambda: nn.mlp((np.eye(5), np.zeros(5)), X, "gelu"), DomainError, "activation"),
         (lambda: SharedTrunk(0, (1,), (1,)), DomainError, "n_inputs"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,6 +39,12 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--rounds", type=int, default=15, metavar="N", help="samples of each contender; default 15")
     made.add_argument("--budget", type=float, default=30.0, metavar="S", help="seconds a setup may take; default 30")
+    made.add_argument(
+        "--cpu",
+        action="store_true",
+        help="count the processor's seconds, all threads together: of use "
+        "beside busy neighbours; `import` and `checks` keep the clock's",
+    )
     made.add_argument("--seed", type=int, default=0, help="of the drawn orders; default 0")
     made.add_argument("--json", metavar="FILE", help="write everything measured as JSON")
     made.add_argument("--plot", metavar="FILE", help="draw the ratios (needs the extra `plot`)")
@@ -90,6 +97,7 @@ def run(names: Sequence[str], arguments: argparse.Namespace) -> report.Results:
     rng = np.random.default_rng(arguments.seed)
     for name in names:
         case = load(name)
+        clock = time.process_time if arguments.cpu and name not in ("import", "checks") else time.perf_counter
         for threads in dict.fromkeys(arguments.threads):
             with machine.limited(threads):
                 if hasattr(case, "tables"):
@@ -98,7 +106,9 @@ def run(names: Sequence[str], arguments: argparse.Namespace) -> report.Results:
                     print("\n" + "\n\n".join(report.table(one) for one in found), flush=True)
                     continue
                 measured = [
-                    measure.take(name, setup, threads, rounds=arguments.rounds, rng=rng, budget=arguments.budget)
+                    measure.take(
+                        name, setup, threads, rounds=arguments.rounds, rng=rng, budget=arguments.budget, clock=clock
+                    )
                     for setup in case.setups(arguments.full, arguments.peers)
                 ]
             results.measured += measured

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mtlref.notation import Array, MtlrefError
 
 Role = Literal["bound", "ours", "hand", "peer"]
+Clock = Callable[[], float]
 SHORTEST = 0.002
 """Seconds that a sample takes at least: a quicker call is repeated within the sample."""
 PAUSE = 0.001
@@ -119,7 +120,14 @@ def compare(setup: Setup) -> float:
 
 
 def take(
-    case: str, setup: Setup, threads: int, *, rounds: int, rng: np.random.Generator, budget: float = 60.0
+    case: str,
+    setup: Setup,
+    threads: int,
+    *,
+    rounds: int,
+    rng: np.random.Generator,
+    budget: float = 60.0,
+    clock: Clock = time.perf_counter,
 ) -> Measured:
     """Compare the contenders' results, then time them in `rounds` rounds (at least 3, fewer if `budget` seconds end).
 
@@ -135,18 +143,18 @@ def take(
             if done >= 3 and time.perf_counter() - began > budget:
                 break
             for turn in permuted(rng, len(timings)):
-                timings[turn].samples.append(sample(timings[turn].contender.call, repeats[turn]) / setup.units)
+                timings[turn].samples.append(sample(timings[turn].contender.call, repeats[turn], clock) / setup.units)
     return Measured(case, setup, threads, timings, difference)
 
 
-def sample(call: Callable[[], Any], repeats: int) -> float:
-    """Return the mean seconds of `repeats` calls, after a pause and a call that is not timed."""
+def sample(call: Callable[[], Any], repeats: int, clock: Clock = time.perf_counter) -> float:
+    """Return the mean seconds of `repeats` calls by the clock, after a pause and a call that is not timed."""
     time.sleep(PAUSE)
     call()
-    began = time.perf_counter()
+    began = clock()
     for _ in range(repeats):
         call()
-    return (time.perf_counter() - began) / repeats
+    return (clock() - began) / repeats
 
 
 def calls_a_sample(call: Callable[[], Any]) -> int:

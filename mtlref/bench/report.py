@@ -82,6 +82,7 @@ def header(results: Results, arguments: argparse.Namespace) -> str:
         f"threads:  {', '.join(map(str, dict.fromkeys(arguments.threads)))}",
         f"method:   {arguments.rounds} rounds; in each every contender once, in a drawn order, after a pause of "
         f"{PAUSE * 1000:g} ms and an untimed call; median [quarter to three quarters]",
+        f"seconds:  {'the processor’s, all threads together' if arguments.cpu else 'the clock’s'}",
         "ratios:   ×bound, a contender's median over the bound's; ×ours, over mtlref's",
     ]
     if results.missing:
