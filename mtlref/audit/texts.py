@@ -89,6 +89,7 @@ def read_csv(source: str, file: BinaryIO, wanted: Wanted, layout: Layout) -> Tab
         header = next(reader, None)
         if not header:
             raise broken(source, "line 1 is blank; a CSV begins with a header")
+        refuse_separators(source, header)
         refuse_duplicates(source, header, "line 1")
         long = long_columns(source, header, wanted, layout)
         rows = CSVRows(source, header, wanted) if long is None else LongRows(source, header, wanted, layout, long)
@@ -106,6 +107,13 @@ def read_csv(source: str, file: BinaryIO, wanted: Wanted, layout: Layout) -> Tab
     if not rows.count:
         raise broken(source, "has a header and no rows")
     return rows.table(tuple(notes))
+
+
+def refuse_separators(source: str, header: list[str]) -> None:
+    """Raise LogError if the cells of a header seem to be separated by something else than commas."""
+    other = next((mark for mark in ";\t|" if len(header) == 1 and mark in header[0]), None)
+    if other is not None:
+        raise broken(source, f"line 1 has one cell, with {quoted(other)} in it; cells are separated by commas")
 
 
 class CSVRows:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from itertools import pairwise
 
 import numpy as np
 
-from mtlref.audit import read_log, write_log
+from mtlref.audit import judge, read_log, read_run, write_log
 from mtlref.audit.run import readable
 from mtlref.settings import build
 
@@ -113,6 +114,13 @@ def columns(losses, weights, norms=None, gram=None, draws=None):
     if draws is not None:
         found |= {f"draw/{i}/{j}": draws[:, i, j] for i in range(K) for j in range(draws.shape[2])}
     return found
+
+
+@functools.cache
+def shipped(name):
+    """A run in the package and its verdict, found once for all tests."""
+    run = read_run(f"example:{name}")
+    return run, judge(run.method, run.log)
 
 
 def logged(folder, stem, losses, weights, **more):

@@ -415,3 +415,9 @@ def read_or_refused(content, suffix):
             assert log.losses.shape == (len(log.rows), len(log.tasks))
             assert len(log.lines) == len(log.rows)
     assert message.isprintable()
+
+
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_cells_that_are_not_separated_by_commas_are_named(tmp_path, mark):
+    text = mark.join(("step", "loss/a")) + "\n" + mark.join(("0", "1,5")) + "\n"
+    assert "cells are separated by commas" in refusal(save(tmp_path, "run.csv", text.encode()))

@@ -211,14 +211,12 @@ def test_rows_that_lack_a_number_decide_nothing_and_the_rest_is_judged(tmp_path)
         weights[20, 0] += 0.1
         weights[100, 0] += 0.1
         np.savez(tmp_path / "gap.npz", losses=losses, norms=log.norms, weights=weights)
-        verdict = judge(method, read_run(str(tmp_path / "gap.npz"), method=name).log)
         rows_off = [
             int(r)
             for block in compared(method, read_run(str(tmp_path / "gap.npz"), method=name).log)
             for r in block.rows[~block.agrees]
         ]
         assert rows_off == {"gradnorm": [20, 21, 100, 101], "dwa": [20, 100], "cov": [20]}[name]
-        assert verdict.first.row == 20
 
 
 def run_of(method, log):

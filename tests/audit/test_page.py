@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mtlref.audit import judge, read_run
+from mtlref.audit import judge
 from mtlref.audit.page import page
 from mtlref.audit.run import Run
 from mtlref.audit.trace import COLUMNS, traced
@@ -25,8 +25,7 @@ HOSTILE = "<script>alert('a\"b')</script> & \x3c/title>"
 @cache
 def example(name):
     """A recorded run with its verdict, and the page, as text and parsed."""
-    run = read_run(f"example:{name}")
-    verdict = judge(run.method, run.log)
+    run, verdict = loops.shipped(name)
     text = page(run, verdict)
     return run, verdict, text, Page(text)
 

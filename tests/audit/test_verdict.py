@@ -11,6 +11,7 @@ import mtlref
 from mtlref.audit import judge, read_run, report, write_log
 from mtlref.exact import dwa as exact_dwa
 from mtlref.exact import gradnorm as exact_gradnorm
+from tests.audit import loops
 
 STEPS, K = 20, 3
 
@@ -255,8 +256,7 @@ def test_weights_that_change_within_an_epoch_are_refused(tmp_path):
 
 
 def test_the_run_of_gradnorm_pytorch_is_what_its_source_says():
-    run = read_run("example:gradnorm-pytorch")
-    verdict = judge(run.method, run.log)
+    run, verdict = loops.shipped("gradnorm-pytorch")
     assert not verdict.passed
     assert verdict.departures == verdict.steps == 399
     assert verdict.first.row == 1
@@ -274,8 +274,7 @@ def test_the_run_of_gradnorm_pytorch_is_what_its_source_says():
 
 
 def test_the_run_of_the_torch_loop_passes():
-    run = read_run("example:torch-loop")
-    verdict = judge(run.method, run.log)
+    run, verdict = loops.shipped("torch-loop")
     assert verdict.passed
     assert verdict.steps == 399
     assert verdict.run.apart < 1e-5
@@ -283,8 +282,7 @@ def test_the_run_of_the_torch_loop_passes():
 
 def test_the_report_as_json_is_plain(tmp_path):
     for name in ("gradnorm-pytorch", "torch-loop"):
-        run = read_run(f"example:{name}")
-        plain = json.loads(json.dumps(report.plain(run, judge(run.method, run.log)), allow_nan=False))
+        plain = json.loads(json.dumps(report.plain(*loops.shipped(name)), allow_nan=False))
         assert plain["passed"] == (name == "torch-loop")
 
 
