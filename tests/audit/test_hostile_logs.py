@@ -315,7 +315,7 @@ def test_steps_in_any_order_are_read_or_refused(rows):
     read_or_refused(text.encode(), ".csv")
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(st.lists(st.integers(0, 12), min_size=20, max_size=60), st.data())
 def test_runs_with_steps_in_any_order_are_judged_or_refused(steps, data):
     """No traceback, and no more rows judged than there are."""
