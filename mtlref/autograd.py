@@ -132,7 +132,7 @@ def jacobian(losses: Losses, parameters: Sequence[Tensor], chunk: int | None = N
     for first in range(0, K, size):
         block = range(K)[first : first + size]
         targets = {x: matrix[first : block.stop, place] for x, place in places.items()}
-        try:
+        try:  # the sweep is linear: what is not finite stays so, down to the matrix, which alone is looked at
             ALARM.copy().run(sweep, losses, block, nodes, apart, targets)
             if finite(matrix[first : block.stop]):
                 continue
@@ -144,8 +144,8 @@ def jacobian(losses: Losses, parameters: Sequence[Tensor], chunk: int | None = N
 
 
 def largest(nodes: Sequence[Tensor], apart: Collection[Tensor]) -> int:
-    """Return the size of the largest cotangent that the sweep carries for a task; a parameter's is none of them."""
-    carried = [x for x in nodes if x.parents]
+    """Return the size of the largest cotangent that the sweep carries for a task; those of parameters are none."""
+    carried = [x for x in nodes if x.parents and x.op != "stack"]
     return max([1, *[x.value.size // (len(x.value) if x in apart else 1) for x in carried]])
 
 
