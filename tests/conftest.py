@@ -4,9 +4,10 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("ci", derandomize=True, deadline=None, max_examples=100, database=None)
-settings.register_profile("few", settings.get_profile("ci"), max_examples=20)
+SLOW = [HealthCheck.too_slow]  # a busy machine is no finding
 settings.register_profile(
-    "dig", deadline=None, max_examples=5000, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+    "ci", derandomize=True, deadline=None, max_examples=100, database=None, suppress_health_check=SLOW
 )
+settings.register_profile("few", settings.get_profile("ci"), max_examples=20)
+settings.register_profile("dig", deadline=None, max_examples=5000, suppress_health_check=SLOW, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))

@@ -1,0 +1,85 @@
+"""The sweep by blocks of tasks: no bit of the result hangs on them; what is not finite is found all the same."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtlref import autograd as ad
+from mtlref.autograd import jacobian, parameter
+from mtlref.notation import MtlrefError, NonFiniteError
+from tests.test_autograd import NET, SHAPES, bits, programs, rows, run, two_heads
+
+
+@pytest.mark.parametrize("width, batch, K", [(3, 5, 4), (7, 1, 5), (17, 33, 6), (64, 64, 7), (1, 9, 3)])
+def test_chunks_change_no_bit_of_a_networks_jacobian(width, batch, K):
+    arrays = [rows(i, *shape) for i, shape in enumerate([(4, width), (width,), (width, width), (width,)])]
+    arrays += [rows(10 + i, *shape) for i in range(K) for shape in ((width, 1 + i % 3), (1 + i % 3,))]
+    x = rows(99, batch, 4)
+
+    def losses(leaves):
+        h = ad.tanh(ad.apply("affine", ad.relu(x @ leaves[0] + leaves[1]), leaves[2], leaves[3]))
+        outputs = [h @ leaves[4 + 2 * i] + leaves[5 + 2 * i] for i in range(K)]
+        return [(z**2).mean() if i % 2 else ad.logsumexp(z, axis=1).mean() for i, z in enumerate(outputs)]
+
+    whole = ad.value_and_jacobian(losses, arrays, chunk=K)[1].matrix
+    for chunk in (None, 1, 2, 3, K + 4):
+        assert bits(ad.value_and_jacobian(losses, arrays, chunk)[1].matrix) == bits(whole)
+
+
+@given(programs(), st.integers(0, 99), st.integers(1, 4))
+def test_chunks_change_no_bit_of_a_random_graphs_jacobian(program, seed, chunk):
+    leaves = [parameter(rows(seed + i, *shape)) for i, shape in enumerate(SHAPES)]
+    losses = run(program, leaves)
+    assert bits(jacobian(losses, leaves, chunk).matrix) == bits(jacobian(losses, leaves).matrix)
+
+
+def test_the_default_block_holds_a_mebibyte_of_cotangents(monkeypatch):
+    swept = []
+    sweep = ad.sweep
+    monkeypatch.setattr(ad, "sweep", lambda losses, block, *rest: (swept.append(block), sweep(losses, block, *rest)))
+    x = parameter(rows(0, 3))
+    z = (x * np.ones((ad.BLOCK // 6, 3))).sum(axis=0)
+    jacobian([z[0], z[1], z[2], z[0] * 2, z[1] * 2], [x])
+    assert swept == [range(2), range(2, 4), range(4, 5)]
+
+
+@pytest.mark.parametrize("chunk", [0, -1, 1.5, True])
+def test_a_chunk_is_a_whole_number_of_tasks(chunk):
+    x = parameter(1.0)
+    with pytest.raises(MtlrefError, match="chunk must be a whole number of at least 1"):
+        jacobian([x * 2], [x], chunk)
+
+
+def test_the_jacobian_is_the_callers_and_its_blocks_are_views():
+    leaves = [parameter(x) for x in NET]
+    first = jacobian(two_heads(leaves), leaves)
+    kept = first.matrix.copy()
+    second = jacobian(two_heads(leaves), leaves)
+    second.matrix[:] = 7
+    np.testing.assert_array_equal(first.matrix, kept)
+    assert all(np.shares_memory(block, first.matrix) for block in first.blocks)
+    for node in leaves:
+        assert not np.shares_memory(node.value, first.matrix)
+
+
+def test_a_warning_is_neither_shown_nor_needed():
+    """Under NumPy's own settings, whatever they are, an overflow is our error and an underflow is rounding."""
+    for setting in ("ignore", "warn", "raise"):
+        with np.errstate(all=setting):
+            x = parameter([1e-200, 1.0])
+            np.testing.assert_array_equal((x * x).value, [0, 1])
+            np.testing.assert_array_equal(jacobian([(x * x * 1e-300).sum()], [x]).matrix, [[0, 2e-300]])
+            with pytest.raises(NonFiniteError, match=r"^exp gives inf"):
+                ad.exp(x * 1e3)
+
+
+def test_products_are_checked_by_their_values():
+    """BLAS raises no flag that NumPy is sure to see, forward or backward."""
+    x = parameter(np.full((2, 2), 1e200))
+    with pytest.raises(NonFiniteError, match=r"^affine gives inf"):
+        ad.apply("affine", x, x, parameter(1.0))
+    tiny = parameter(np.full((2, 2), 1e-200))
+    big = (tiny @ x) * 1e200
+    with pytest.raises(NonFiniteError, match=r"^the derivative of matmul gives, for task 0, inf"):
+        jacobian([(big * 1e-50).sum(), (big * 1e-50).sum()], [tiny])
