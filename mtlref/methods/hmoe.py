@@ -104,7 +104,7 @@ class HMoE(MMoE):
         """Return initial parameters: those of MMoE, and relation matrices of zeros (HMOE-C6)."""
         gates, (experts, towers) = self._gates(rng), self._layers(rng)
         K = len(towers)
-        relations = [np.zeros((self.n_inputs, K)) for _ in range(1 if self.share_w else K)]
+        relations = [np.zeros((self.n_inputs, K)) for _ in towers]
         return joined((gates, relations), experts, towers, (self.share_gate, self.share_w))
 
     def forward(self, parameters: Parameters[V], x: Operand) -> Each:

@@ -114,6 +114,8 @@ def test_three_hundred_stages_and_steps_are_counted_by_value():
     """More than the integers that Python keeps one object of: nothing may compare counts by identity."""
     many = mtlref.Combination(*[mtlref.EqualWeights()] * 300)
     np.testing.assert_array_equal(many.step(many.init(2), np.ones(2)).weights, np.ones(2))
+    each = mtlref.UncertaintyWeighting(likelihoods=("gaussian",) * 300)
+    np.testing.assert_array_equal(each.step(each.init(300), np.ones(300)).weights, np.full(300, 0.5))
     method = mtlref.Combination(mtlref.DWA(), epoch_steps=300)
     state = method.init(2)
     for _ in range(300):
@@ -164,9 +166,9 @@ def test_of_two_wrong_orders_the_first_is_named():
     assert (caught.value.task, caught.value.value) == (1, [0.0, 0.0])
 
 
-@pytest.mark.parametrize(("name", "value"), [("steps", -1), ("stages", 0), ("stages", 2)])
+@pytest.mark.parametrize(("name", "value"), [("steps", -1), ("steps", 4), ("stages", 0), ("stages", 2)])
 def test_a_state_of_another_combination_is_refused(name, value):
-    method = mtlref.Combination(mtlref.DWA(), epoch_steps=3)
+    method = mtlref.Combination(mtlref.DWA(), epoch_steps=4)
     state = method.init(2)
     wrong = {"steps": value} if name == "steps" else {"stages": state.stages * value}
     with pytest.raises(DomainError) as caught:
@@ -215,7 +217,7 @@ def test_a_square_at_the_edge_of_the_normal_numbers_is_kept():
     np.testing.assert_array_equal(M, [TINY])
 
 
-@pytest.mark.parametrize("a", [1e-3, 0.25, 0.5, 0.75, 0.999])
+@pytest.mark.parametrize("a", [1e-7, 1 / 3e3, 0.1, 0.25, 0.3, 0.5, 0.7, 0.9, 0.999])
 @pytest.mark.parametrize(("mean", "value"), [(1.0, 1e20), (1e20, 1.0)])
 def test_a_mixture_is_right_to_rounding_at_both_ends(a, mean, value):
     exact = (1 - Fraction(a)) * Fraction(mean) + Fraction(a) * Fraction(value)
@@ -223,7 +225,7 @@ def test_a_mixture_is_right_to_rounding_at_both_ends(a, mean, value):
     assert abs(found - exact) <= 4 * Fraction(np.finfo(float).eps) * exact
 
 
-@pytest.mark.parametrize("length", [1e-3, 1e-7, 1e-11])
+@pytest.mark.parametrize("length", [1e-3, 1e-7, 1e-11, 1e-150])
 def test_a_long_gradient_beside_a_short_one_has_its_small_weight_to_rounding(length):
     """Orthogonal gradients of lengths 1 and ℓ: ŵ = (ℓ², 1) / (1 + ℓ²)."""
     A = np.diag([1.0, length**2])
