@@ -231,3 +231,20 @@ def test_a_long_gradient_beside_a_short_one_has_its_small_weight_to_rounding(len
     A = np.diag([1.0, length**2])
     found = pe_ltr.relaxed_weights(A, np.zeros(2), 1.0)
     np.testing.assert_allclose(found, np.array([length**2, 1.0]) / (1 + length**2), rtol=1e-12)
+
+
+@pytest.mark.parametrize("K", [2, 3])
+@pytest.mark.parametrize(("share", "told_apart"), [(0.95, False), (1.05, True)])
+def test_two_gradients_count_as_equal_up_to_the_stated_share_of_the_largest_eigenvalue(K, share, told_apart):
+    """g_1·g_1 = 1, g_1·g_2 = 1 − e, g_2·g_2 = 1 + e, and a third at right angles: the difference of the two, of length
+    √3e, tells them apart, by the weights 2 : 1. The scaled M has the eigenvalue 3e/4 on it, to order e²; its others
+    are those of the sum, of the third, and of the multiplier."""
+    others = np.array([[1.0, 0.0, 1.0], [0.0, 0.5, 0.5**0.5], [1.0, 0.5**0.5, 0.0]])
+    largest = np.max(np.abs(np.linalg.eigvalsh(others if K == 3 else others[::2, ::2])))
+    e = share * 1e-14 * (K + 1) * largest / 0.75
+    A = np.eye(K)
+    A[0, 1] = A[1, 0] = 1 - e
+    A[1, 1] = 1 + e
+    found = pe_ltr.relaxed_weights(A, np.zeros(K), 1.0)
+    both = 1.0 if K == 2 else 0.5
+    np.testing.assert_allclose(found[:2], np.array([2 / 3, 1 / 3] if told_apart else [0.5, 0.5]) * both, atol=0.02)
