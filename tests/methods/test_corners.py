@@ -236,8 +236,8 @@ def test_a_long_gradient_beside_a_short_one_has_its_small_weight_to_rounding(len
 @pytest.mark.parametrize("K", [2, 3])
 @pytest.mark.parametrize(("share", "told_apart"), [(0.95, False), (1.05, True)])
 def test_two_gradients_count_as_equal_up_to_the_stated_share_of_the_largest_eigenvalue(K, share, told_apart):
-    """g_1·g_1 = 1, g_1·g_2 = 1 − e, g_2·g_2 = 1 + e, and a third at right angles: the difference of the two, of length
-    √3e, tells them apart, by the weights 2 : 1. The scaled M has the eigenvalue 3e/4 on it, to order e²; its others
+    """g_1·g_1 = 1, g_1·g_2 = 1 − e, g_2·g_2 = 1 + e, and a third at right angles: the difference of the two, √3e
+    long, tells them apart, by the weights 2 : 1. The scaled M has the eigenvalue 3e/4 on it, to order e²; its others
     are those of the sum, of the third, and of the multiplier."""
     others = np.array([[1.0, 0.0, 1.0], [0.0, 0.5, 0.5**0.5], [1.0, 0.5**0.5, 0.0]])
     largest = np.max(np.abs(np.linalg.eigvalsh(others if K == 3 else others[::2, ::2])))
