@@ -14,7 +14,8 @@ from mtlref.methods import cov, gradnorm, pe_ltr
 from mtlref.methods.combination import stage_weights
 from mtlref.methods.hmoe import own_rows
 from mtlref.methods.stages import Stage, names
-from mtlref.notation import DomainError, ShapeError
+from mtlref.methods.uncertainty import log_ratio_slope
+from mtlref.notation import EQUATIONS, DomainError, ShapeError
 from mtlref.optimisers import Adam
 
 TINY = 2.0**-1022
@@ -76,6 +77,13 @@ def test_uncertainty_follows_the_log_variances_that_it_is_given_and_keeps_its_mo
     np.testing.assert_allclose(followed.weights, np.exp([-0.5, 0.25]) / 2, rtol=1e-15)
     assert followed.optimiser == state.optimiser
     assert method.followed(state, {"w": np.array([1.0, 1.0])}) == state
+
+
+def test_a_weight_below_zero_leads_to_no_log_variance():
+    method = mtlref.UncertaintyWeighting()
+    with pytest.raises(DomainError) as caught:
+        method.resumed(method.init(2), np.array([1.0, -1.0]))
+    assert (caught.value.argument, caught.value.task, caught.value.value) == ("weights", 1, -1.0)
 
 
 # HOW STAGES ARE CALLED, AND WHICH DO NOT COMBINE
@@ -207,7 +215,18 @@ def test_shared_relations_are_one_array():
     assert sizes[1] - sizes[0] == 1
 
 
+def test_what_is_said_of_the_scaled_softmax_is_evaluated_as_equations_are():
+    assert {"UW-7", "UW-8", "UW-9"} <= set(EQUATIONS)
+
+
 # WHAT ROUNDING LEAVES
+
+
+def test_the_scaled_softmax_is_the_same_for_logits_that_are_far_from_zero():
+    """A constant added to all logits changes nothing, and e^1000 is out of range."""
+    far, near = np.array([1000.0, 999.0, 997.0]), np.array([3.0, 2.0, 0.0])
+    for s in (-0.5, 0.0, 1.0):
+        assert log_ratio_slope(far, s) == pytest.approx(log_ratio_slope(near, s), abs=1e-11)
 
 
 def test_a_square_at_the_edge_of_the_normal_numbers_is_kept():
