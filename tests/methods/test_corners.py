@@ -162,6 +162,10 @@ def test_a_choice_of_cov_is_refused_with_both_that_there_are(name, allowed):
         mtlref.CoVWeighting(**{name: "next"})
 
 
+def test_large_weights_are_brought_to_a_sum_of_k():
+    np.testing.assert_array_equal(stage_weights(np.array([1e200, 3e200]), "fixed"), [0.5, 1.5])
+
+
 def test_one_task_with_a_loss_of_zero_is_refused_by_gradnorm():
     with pytest.raises(DomainError) as caught:
         gradnorm.relative_rate(np.array([0.0]), np.array([2.0]))
