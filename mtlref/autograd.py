@@ -242,7 +242,8 @@ def value_and_jacobian(
 def check(losses: Losses, parameters: Sequence[Tensor]) -> int:
     """Return K. Errors: ShapeError, MtlrefError.
 
-    The losses are real scalar tensors or a vector, the parameters different tensors with a parameter behind them."""
+    The losses are real scalar tensors or a vector, the parameters different tensors with a parameter behind them.
+    """
     if isinstance(losses, Tensor):
         if losses.value.ndim != 1 or losses.value.dtype != np.float64:
             raise ShapeError(

@@ -185,13 +185,19 @@ def last_shared_layer(shared: Sequence[V]) -> slice:
 
 
 def mse(prediction: Operand, target: ArrayLike, each: bool = False) -> Tensor:
-    """NN-6: L = mean (ŷ − y)², over examples and outputs; ŷ and y have one shape."""
+    """NN-6: L = mean (ŷ − y)², over examples and outputs; ŷ and y have one shape.
+
+    With `each`, of K tasks at once: ŷ and y are (K, B, outputs), L is (K,). Errors: ShapeError.
+    """
     prediction, y = alike("prediction", prediction, "target", target)
     return ad.apply("squared_error", prediction, y, each)
 
 
 def absolute_error(prediction: Operand, target: ArrayLike, each: bool = False) -> Tensor:
-    """NN-7: L = mean |ŷ − y|, over examples and outputs; ŷ and y have one shape."""
+    """NN-7: L = mean |ŷ − y|, over examples and outputs; ŷ and y have one shape.
+
+    With `each`, of K tasks at once: ŷ and y are (K, B, outputs), L is (K,). Errors: ShapeError.
+    """
     prediction, y = alike("prediction", prediction, "target", target)
     return average(ad.absolute(prediction - y), each)
 
@@ -199,6 +205,7 @@ def absolute_error(prediction: Operand, target: ArrayLike, each: bool = False) -
 def cross_entropy(logits: Operand, labels: ArrayLike, each: bool = False) -> Tensor:
     """NN-8: L = mean_b (log Σ_c e^{z_bc} − z_{b, label b}), over examples; logits (B, C), labels (B,).
 
+    With `each`, of K tasks at once: logits (K, B, C), labels (K, B), L (K,).
     Errors: ShapeError; DomainError for a label that is not a whole number from 0 to C − 1.
     """
     z, label = tensor(logits), np.asarray(labels)
@@ -219,7 +226,8 @@ def cross_entropy(logits: Operand, labels: ArrayLike, each: bool = False) -> Ten
 def binary_cross_entropy(logits: Operand, targets: ArrayLike, each: bool = False) -> Tensor:
     """NN-9: L = mean (y log(1 + e^−z) + (1 − y) log(1 + e^z)), over examples and outputs.
 
-    The logits z and the targets y, from 0 to 1, have one shape. Errors: ShapeError, DomainError.
+    The logits z and the targets y, from 0 to 1, have one shape. With `each`, of K tasks at once: they are
+    (K, B, outputs), L is (K,). Errors: ShapeError, DomainError.
     """
     z, y = alike("logits", logits, "targets", targets)
     outside = (y.value < 0) | (y.value > 1)
@@ -232,7 +240,8 @@ def binary_cross_entropy(logits: Operand, targets: ArrayLike, each: bool = False
 def gaussian_nll(prediction: Operand, target: ArrayLike, log_variance: Operand, each: bool = False) -> Tensor:
     """NN-10: L = mean ½ (s + (ŷ − y)² e^−s), over examples and outputs, with s = log σ².
 
-    ŷ and y have one shape, to which s broadcasts; the constant ½ log 2π is left out. Errors: ShapeError.
+    ŷ and y have one shape, to which s broadcasts; the constant ½ log 2π is left out. With `each`, of K tasks at once:
+    ŷ and y are (K, B, outputs), L is (K,). Errors: ShapeError.
     """
     prediction, y = alike("prediction", prediction, "target", target)
     s = tensor(log_variance)

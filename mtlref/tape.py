@@ -226,7 +226,10 @@ def pick(x: Operand, labels: ArrayLike) -> Tensor:
 
 
 def stack(tensors: Sequence[Tensor]) -> Tensor:
-    """AD-13: z_k = x_k: K tensors of one shape as one, with the tasks' axis first; vectors as rows, (K, 1, m)."""
+    """AD-13: z_k = x_k: K tensors of one shape as one, with the tasks' axis first; vectors as rows, (K, 1, m).
+
+    Errors: ShapeError for tensors of several shapes, or for none.
+    """
     shapes = {x.value.shape for x in tensors}
     if len(shapes) != 1:
         raise ShapeError(

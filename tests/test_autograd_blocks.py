@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtlref import autograd as ad
-from mtlref.autograd import jacobian, parameter
+from mtlref.autograd import RULES, jacobian, parameter
 from mtlref.notation import MtlrefError, NonFiniteError
 from tests.test_autograd import NET, SHAPES, bits, programs, rows, run, two_heads
 
@@ -83,3 +83,19 @@ def test_products_are_checked_by_their_values():
     big = (tiny @ x) * 1e200
     with pytest.raises(NonFiniteError, match=r"^the derivative of matmul gives, for task 0, inf"):
         jacobian([(big * 1e-50).sum(), (big * 1e-50).sum()], [tiny])
+
+
+def test_what_no_flag_tells_is_seen_in_the_matrix(monkeypatch):
+    """As if another thread of BLAS had overflowed: the sweep is repeated, and the step named."""
+    monkeypatch.setitem(RULES, "tanh", (np.tanh, lambda c, z, x: np.full(c.shape, np.inf)))
+    x = parameter([1.0, 2.0])
+    losses = [x.sum(), ad.tanh(x).sum()]
+    with pytest.raises(NonFiniteError, match=r"^the derivative of tanh gives, for task 1, inf") as caught:
+        jacobian(losses, [x])
+    assert caught.value.task == 1
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_parameter_that_is_not_finite_is_named_among_others(wrong):
+    with pytest.raises(NonFiniteError, match=f"^a parameter holds {wrong}"):
+        ad.value_and_jacobian(lambda leaves: [leaves[0].sum()], [np.ones(2), np.array([0.0, wrong])])

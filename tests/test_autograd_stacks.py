@@ -72,6 +72,7 @@ MIXED = [
     lambda z, h: (z * z.sum(axis=0)).sum((1, 2)),
     lambda z, h: (z.transpose((1, 0, 2)) * h[:, :1].reshape((5, 1, 1))).sum((0, 2)),
     lambda z, h: ad.tanh(z.reshape((3, 10)) @ rows(7, 10, 3)).sum(1),
+    lambda z, h: ad.tanh(z.reshape((3, 10))[:, :3] @ rows(7, 3, 3)).sum(1),
     lambda z, h: (z + z[0]).sum((1, 2)) * z.mean((1, 2)),
     lambda z, h: (z * constant(rows(6, 1, 5, 2))).sum((1, 2)),
     lambda z, h: ad.concatenate([z, z], axis=1).sum((1, 2)),

@@ -87,6 +87,25 @@ def test_tasks_leave_and_join_in_numbers(monkeypatch):
     assert 0 <= quick.residual <= quick.rounding
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_who_has_left_stays_out_so_that_few_exchanges_are_enough(seed):
+    """Beside a direction that all share, long gradients have no weight."""
+    rng = np.random.default_rng(seed)
+    J = (rng.standard_normal((30, 300)) + 0.5) * np.exp(rng.standard_normal((30, 1)))
+    found, _, _ = well_apart(J)
+    assert 0 < np.count_nonzero(found.a) < 30
+
+
+def test_weights_that_miss_their_certificate_are_left_to_the_longer_way(monkeypatch):
+    """A solver's answer that is off by a thousandth, with the right signs, is not handed out."""
+    J = np.array([[1.0, 0.1, 0.0], [0.0, 1.0, 0.2], [0.3, 0.0, 1.0]])
+    right, inverse = minimum_norm(J), np.linalg.inv
+    assert well_apart(J) is not None
+    monkeypatch.setattr(cosines.np.linalg, "inv", lambda C: inverse(C) * np.array([1.001, 1.0, 1.0]))
+    assert well_apart(J) is None
+    np.testing.assert_allclose(minimum_norm(J).weights, right.weights, rtol=1e-12)
+
+
 def test_a_power_of_two_changes_no_bit():
     J = problem(np.random.default_rng(3))
     for exponent in (-900, -500, 500, 900):

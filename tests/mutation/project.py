@@ -32,7 +32,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "cosines.py": ("test_cosines.py", "test_qp.py"),
     "autograd.py": ("test_autograd.py", "test_autograd_blocks.py", "test_autograd_stacks.py", "test_networks.py"),
     "tape.py": ("test_autograd.py", "test_autograd_blocks.py", "test_autograd_stacks.py", "test_networks.py"),
-    "rules.py": ("test_autograd.py", "test_networks.py"),
+    "rules.py": ("test_autograd.py", "test_autograd_stacks.py", "test_networks.py"),
 }
 """The tests of a module, beside test_contract.py and methods/test_corners.py; those of a method that is not named
 here are methods/test_<stem>.py."""
