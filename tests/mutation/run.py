@@ -2,13 +2,13 @@
 
     cosmic-ray init tests/mutation/cosmic-ray.toml session.sqlite
     python -m tests.mutation.run session.sqlite              the kit
-    python -m tests.mutation.run session.sqlite --tests      the project's tests, on what the kit has let through
+    python -m tests.mutation.run session.sqlite --tests      the project's tests, on what the kit has not told
     python -m tests.mutation.score session.sqlite
 
 cosmic-ray makes the mutants and keeps the session; nothing is written to the tree. Each result's output is a line of
-JSON: {"kit": what told the mutant, or null, "tests": …}. A mutant whose code is the same but for its annotations,
-which nothing evaluates, is not one, and is marked so: {"annotation": true}. A run that is stopped goes on where it
-was. Run it with OPENBLAS_NUM_THREADS=1.
+JSON: {"kit": what told the mutant, or null, "tests": …}. Either may be asked first; the other is put to what it lets
+through. A mutant whose code is the same but for its annotations, which nothing evaluates, is not one, and is marked so:
+{"annotation": true}. A run that is stopped goes on where it was. Run it with OPENBLAS_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def place(item: WorkItem) -> tuple[Any, ...]:
 def judge(db: WorkDB, item: WorkItem, ask: Ask, stage: str, known: dict[str, Any]) -> str:
     """Put a mutant to a stage, keep what comes of it, and return it in a word."""
     module, before, after = mutant(item)
-    if stage == "kit" and bare(before) == bare(after):
+    if bare(before) == bare(after):
         known, outcome = {"annotation": True}, TestOutcome.INCOMPETENT
     else:
         known = {**known, stage: forked(ask, module, after, item.mutations[0].start_pos[0])}
@@ -147,37 +147,29 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("session")
     parser.add_argument("modules", nargs="*", help="mtlref/methods/gradnorm.py …; all if none is given")
-    parser.add_argument("--tests", action="store_true", help="put what the kit lets through to the project's tests")
+    parser.add_argument("--tests", action="store_true", help="put what the kit has not told to the project's tests")
     parser.add_argument("--again", action="store_true", help="put what has survived to it once more, to all cases")
     given = parser.parse_args()
     stage, ask = ("tests", by_the_tests) if given.tests else ("kit", by_all_cases if given.again else by_the_kit)
     with use_db(given.session, WorkDB.Mode.open) as db:
         results = {job: json.loads(result.output) for job, result in db.results}
         for item in shuffled(db.work_items, given.modules):
-            known = results.get(item.job_id)
-            survived = known is not None and not known.get("annotation") and known["kit"] is None
-            if given.tests and not (
-                survived and (known.get("tests") is None if given.again else "tests" not in known)
-            ):
-                continue
-            if not given.tests and not (known is None or (given.again and survived)):
+            known = results.get(item.job_id, {})
+            if not is_wanted(known, stage, given.again):
                 continue
             warm(ask, Path(item.mutations[0].module_path).relative_to("mtlref").as_posix())
             started, spec = time.monotonic(), item.mutations[0]
-            word = judge(db, item, ask, stage, known or {})
+            word = judge(db, item, ask, stage, known)
             where = f"{spec.module_path}:{spec.start_pos[0]} {spec.operator_name} {spec.occurrence}"
             print(f"{time.monotonic() - started:6.1f} s  {word:12} {where}", flush=True)
     return 0
 
 
-def is_wanted(known: Mapping[str, Any] | None, tests: bool, again: bool) -> bool:
+def is_wanted(known: Mapping[str, Any], stage: str, again: bool) -> bool:
     """Return whether a mutant, of which that is known, is to be put to a stage."""
-    if known is None or known.get("annotation"):
-        return known is None and not tests
-    survived = known["kit"] is None
-    if tests:
-        return survived and (known.get("tests") is None if again else "tests" not in known)
-    return survived and again
+    if known.get("annotation") or known.get(stage):
+        return False
+    return again if stage in known else not (known.get("kit") or known.get("tests"))
 
 
 @cache

@@ -4,7 +4,7 @@
 
 The score is the share of mutants that are told, of those that can be: without what is in annotations, which nothing
 evaluates, and without those that `equivalent.json` lists, each with the reason why it is no other program. The kit's
-score, and that of the kit and the project's tests together.
+score, of those that it was asked about, and that of the kit and the project's tests together.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Mutant:
 
     @property
     def left(self) -> bool:
-        """Whether the kit has let it through."""
-        return self.result is not None and not self.result.get("annotation") and self.result["kit"] is None
+        """Whether it was run, and nothing has told it."""
+        return self.result is not None and not any(self.result.get(by) for by in ("annotation", "kit", "tests"))
 
 
 def mutants(session: str | Path) -> list[Mutant]:
@@ -71,14 +71,11 @@ def counted(found: Iterable[Mutant], listed: Mapping[tuple[str, str], str]) -> C
             counts["not run"] += 1
         elif mutant.result.get("annotation"):
             counts["annotation"] += 1
-        elif not mutant.left:
-            counts["kit"] += 1
-        elif mutant.key in listed:
+        elif mutant.left and mutant.key in listed:
             counts["equivalent"] += 1
-        elif mutant.result.get("tests"):
-            counts["tests"] += 1
         else:
-            counts["left"] += 1
+            counts["asked"] += "kit" in mutant.result
+            counts["kit" if mutant.result.get("kit") else "left" if mutant.left else "tests"] += 1
     return counts
 
 
@@ -91,16 +88,15 @@ def interval(told: int, of: int, all_of: int) -> tuple[float, float]:
     return (middle - half) / (1 + z * z / of), (middle + half) / (1 + z * z / of)
 
 
-COLUMNS = ("all", "not run", "annotation", "equivalent", "kit", "tests", "left")
+COLUMNS = ("all", "not run", "annotation", "equivalent", "asked", "kit", "tests", "left")
 
 
 def row(name: str, counts: Counter[str]) -> str:
     """Return a line of the table: the counts, the kit's score, and that with the tests."""
-    of = counts["kit"] + counts["tests"] + counts["left"]
-    shares = ""
-    for told in (counts["kit"], counts["kit"] + counts["tests"]):
-        low, high = interval(told, of, of + counts["not run"])
-        around = f" ({100 * low:.1f} to {100 * high:.1f})" if counts["not run"] else ""
+    run, shares = counts["kit"] + counts["tests"] + counts["left"], ""
+    for told, of in ((counts["kit"], counts["asked"]), (counts["kit"] + counts["tests"], run)):
+        low, high = interval(told, of, run + counts["not run"])
+        around = f" ({100 * low:.1f} to {100 * high:.1f})" if of < run + counts["not run"] else ""
         shares += f"{100 * told / of if of else 0:9.1f} %{around}"
     return f"{name:26}" + "".join(f"{counts[column]:11}" for column in COLUMNS) + shares
 
@@ -117,7 +113,7 @@ def table(found: Iterable[Mutant], listed: Mapping[tuple[str, str], str]) -> lis
 def stale(found: Iterable[Mutant], listed: Mapping[tuple[str, str], str]) -> list[tuple[str, str]]:
     """Return what is listed as equivalent and has been told all the same."""
     found = list(found)
-    through = {mutant.key for mutant in found if mutant.left and not (mutant.result or {}).get("tests")}
+    through = {mutant.key for mutant in found if mutant.left}
     told = {mutant.key for mutant in found if mutant.result is not None} - through
     return [key for key in listed if key in told]
 
@@ -132,7 +128,7 @@ def main() -> int:
     print("\n".join(table(found, listed)))
     if given.survivors:
         for mutant in found:
-            if mutant.left and mutant.key not in listed and not (mutant.result or {}).get("tests"):
+            if mutant.left and mutant.key not in listed:
                 print(f"{mutant.module}:{mutant.line} {mutant.operator}\n  {mutant.change}")
     wrong = stale(found, listed)
     for module, change in wrong:

@@ -20,13 +20,14 @@ RESULTS = [
     {"kit": None, "tests": "tests/test_x.py::test_y"},
     {"kit": None, "tests": None},
     {"kit": None},
+    {"tests": "tests/test_x.py::test_z"},
     None,
 ]
 
 
 @pytest.fixture
 def session(tmp_path):
-    """A session of nine mutants, of which the last was not run."""
+    """A session of ten mutants, of which the last was not run, and the one before not put to the kit."""
     path = tmp_path / "session.sqlite"
     with closing(sqlite3.connect(path)) as db:
         db.execute("CREATE TABLE mutation_specs (module_path, start_pos_row, operator_name, occurrence, job_id)")
@@ -41,9 +42,10 @@ def session(tmp_path):
 
 def test_a_session_is_counted(session):
     counts = counted(mutants(session), {("mtlref/x.py", "a → 4"): "the same"})
-    assert counts == {"all": 9, "not run": 1, "annotation": 1, "equivalent": 1, "kit": 3, "tests": 1, "left": 2}
+    told = {"asked": 6, "kit": 3, "tests": 2, "left": 2}
+    assert counts == {"all": 10, "not run": 1, "annotation": 1, "equivalent": 1, **told}
     assert "50.0 %" in row("x", counts)  # 3 of 6
-    assert "66.7 %" in row("x", counts)  # 4 of 6
+    assert "71.4 %" in row("x", counts)  # 5 of 7
 
 
 def test_what_is_listed_and_told_is_named(session):
