@@ -38,7 +38,7 @@ TESTS: dict[str, tuple[str, ...]] = {
 here are methods/test_<stem>.py."""
 
 
-QUIETLY = ("-x", "-q", "--no-header", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning")
+QUIETLY = ("-x", "-q", "--no-header", "--tb=no", "--assert=plain", "-p", "no:cacheprovider")
 """How pytest is run in a fork, which has Hypothesis from the process that it came from."""
 
 Reached = dict[str, tuple[float, frozenset[int]]]
@@ -134,7 +134,10 @@ def reached(module: str, text: str) -> Reached | str:
 def failing(module: str, text: str, changed: Container[int]) -> str | None:
     """Return the first test that fails with `text` in the module's place, whose lines `changed` were others."""
     asked = Asked(REACHED[module], changed)
+    paths = sorted({str(TREE.parent / test.partition("::")[0]) for test in asked.seconds if test})
+    if not paths:
+        return None
     with over("mtlref", {module: text}):
-        status = pytest.main([*QUIETLY, *files(module)], plugins=[asked])
+        status = pytest.main([*QUIETLY, *paths], plugins=[asked])
     none = status in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED)
     return asked.failed[0] if asked.failed else None if none else f"pytest: exit status {int(status)}"
