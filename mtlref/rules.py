@@ -192,11 +192,11 @@ ELEMENTWISE = frozenset(RULES) & frozenset(
 
 
 def keeps_apart(op: str, z: Values, given: Sequence[Any]) -> bool:
-    """Say whether slice i of z, along its first axis, is made of slice i alone of the operands with that axis.
+    """Say whether slice i of z, (K, …), is made of slice i alone of the operands with that first axis.
 
     These are the arrays with as many axes as z or more; an operand with fewer is repeated along it.
     """
-    if z.ndim == 0 or any([len(a) != len(z) for a in given if isinstance(a, np.ndarray) and a.ndim >= z.ndim]):
+    if any([len(a) != len(z) for a in given if isinstance(a, np.ndarray) and a.ndim >= z.ndim]):
         return False
     if op in PRODUCTS:
         return bool(given[1].ndim > 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ HEADING = re.compile(rf"^### ({TAG.pattern}) · \S.*$", re.MULTILINE)
 EQUATION_TAG = re.compile(r"[A-Z]+-\d+")
 
 
+@cache
 def headings() -> dict[str, Path]:
     """Every tag that a derivation's heading defines, and where."""
     found: dict[str, Path] = {}
@@ -27,6 +29,7 @@ def headings() -> dict[str, Path]:
     return found
 
 
+@cache
 def docstring_tags() -> dict[str, Path]:
     """Every tag with which a docstring in the package begins, and in which file; the checks' docstrings aside."""
     found: dict[str, Path] = {}

@@ -6,6 +6,7 @@ import argparse
 import copy
 import json
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -261,20 +262,26 @@ def test_answers_by_hand(stem, id, name, by_hand):
 # FLAGS
 
 
+OF_A_FLAG = 4
+"""How many vectors of a flag are looked at here; the generator's own test writes every flag anew."""
+
+
 @pytest.mark.parametrize("stem", STEMS)
 def test_the_flags_separate(stem):
     """A flagged defect is off by more than the separation, and far more than the tolerance, where its note says."""
     notes = vectors.load(stem)["notes"]
     known = {defect.name: defect for defect in DEFECTS[stem]}
+    seen = Counter()
     for s, group, test in ANSWERED:
         for flag in test["flags"]:
-            if s != stem or notes[flag]["kind"] != "defect":
+            if s != stem or notes[flag]["kind"] != "defect" or seen[flag] == OF_A_FLAG:
                 continue
             try:
                 with np.errstate(all="ignore"):
                     rows = answer(stem, group, test, known[flag])
             except (MtlrefError, ArithmeticError, np.linalg.LinAlgError):
                 continue
+            seen[flag] += 1
             worst = max(error(rows, name, group, test) for name in notes[flag]["shows_in"])
             assert worst > group["separation"] >= 1e3 * group["tolerance"], (test["id"], flag)
 

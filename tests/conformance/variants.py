@@ -13,11 +13,15 @@ from mtlref.vectors.replay import observables
 STEMS = [stem for stem in mtlref.METHODS if find_spec(f"mtlref.conformance.checks.{stem}")]
 """The methods that have checks."""
 
-FEW = {"step": 16, "run": 7}
-FEWER = {"combination": {"step": 12, "run": 4}, "hmoe": {"step": 7, "run": 0}}
-EACH = {"combination": 5, "hmoe": 5}
-"""How many cases are drawn here: fewer than for a user, since a hundred variants are judged;
-still fewer of those whose step takes long; and of how many golden vectors one, if not of two."""
+FEW = {"step": 12, "run": 5}
+OTHERS = {
+    "pe_ltr": {"step": 16, "run": 7},
+    "combination": {"step": 12, "run": 4},
+    "hmoe": {"step": 7, "run": 0},
+}
+EACH = {"pe_ltr": 2, "combination": 5, "hmoe": 5}
+"""How many cases are drawn here: fewer than for a user, since a hundred variants are judged; more where a law needs
+what is rarely drawn, fewer of those whose step takes long; and of how many golden vectors one, if not of three."""
 
 MIXED = {"likelihoods": ("gaussian", "softmax", "laplace"), "dimensions": (2, 1, 3)}
 DECAY, PREVIOUS, LOSS = {"decay": 0.7}, {"statistics": "previous"}, {"observed": "loss"}
@@ -87,9 +91,9 @@ def ready(impl, diagnosed=True):
         found.__dict__["diagnosis"] = Diagnosis("unknown", "unknown: not asked for")
     key = (impl.method, repr(impl.choices), impl.step is None)
     if key not in DRAWN:
-        sizes, runner.SIZES = runner.SIZES, FEWER.get(impl.method, FEW)
+        sizes, runner.SIZES = runner.SIZES, OTHERS.get(impl.method, FEW)
         try:
-            DRAWN[key] = {kind: thinned(found.cases(kind), EACH.get(impl.method, 2)) for kind in ("step", "run")}
+            DRAWN[key] = {kind: thinned(found.cases(kind), EACH.get(impl.method, 3)) for kind in ("step", "run")}
         finally:
             runner.SIZES = sizes
     found.drawn.update(DRAWN[key])
