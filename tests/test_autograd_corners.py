@@ -188,7 +188,11 @@ def test_nothing_is_not_stacked():
 
 
 def test_truth_values_are_real_numbers():
-    for made in (parameter([True, False]), constant([True, False]), *autograd.parameters_of([np.array([True, False])])):
+    for made in (
+        parameter([True, False]),
+        constant([True, False]),
+        *autograd.parameters_of([np.array([True, False])]),
+    ):
         assert made.value.dtype == np.float64
         np.testing.assert_array_equal(made.value, [1.0, 0.0])
 

@@ -16,10 +16,11 @@ STEMS = [stem for stem in mtlref.METHODS if find_spec(f"mtlref.conformance.check
 FEW = {"step": 12, "run": 5}
 OTHERS = {
     "pe_ltr": {"step": 16, "run": 7},
+    "cov": {"step": 16, "run": 7},
     "combination": {"step": 12, "run": 4},
     "hmoe": {"step": 7, "run": 0},
 }
-EACH = {"pe_ltr": 2, "combination": 5, "hmoe": 5}
+EACH = {"pe_ltr": 2, "cov": 2, "combination": 5, "hmoe": 5}
 """How many cases are drawn here: fewer than for a user, since a hundred variants are judged; more where a law needs
 what is rarely drawn, fewer of those whose step takes long; and of how many golden vectors one, if not of three."""
 

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-SECONDS, MEMORY = 180, 3 * 2**30
+SECONDS, MEMORY = 60, 3 * 2**30
 """What a mutant may take: one that takes more is told by that."""
 
 

@@ -30,9 +30,21 @@ TESTS: dict[str, tuple[str, ...]] = {
     "rationals.py": ("test_rationals.py", "test_qp.py"),
     "certificate.py": ("test_certificate.py", "test_qp.py"),
     "cosines.py": ("test_cosines.py", "test_qp.py"),
-    "autograd.py": ("test_autograd.py", "test_autograd_blocks.py", "test_autograd_stacks.py", "test_networks.py"),
-    "tape.py": ("test_autograd.py", "test_autograd_blocks.py", "test_autograd_stacks.py", "test_networks.py"),
-    "rules.py": ("test_autograd.py", "test_autograd_stacks.py", "test_networks.py"),
+    "autograd.py": (
+        "test_autograd_corners.py",
+        "test_autograd.py",
+        "test_autograd_blocks.py",
+        "test_autograd_stacks.py",
+        "test_networks.py",
+    ),
+    "tape.py": (
+        "test_autograd_corners.py",
+        "test_autograd.py",
+        "test_autograd_blocks.py",
+        "test_autograd_stacks.py",
+        "test_networks.py",
+    ),
+    "rules.py": ("test_autograd_corners.py", "test_autograd.py", "test_autograd_stacks.py", "test_networks.py"),
 }
 """The tests of a module, beside test_contract.py and methods/test_corners.py; those of a method that is not named
 here are methods/test_<stem>.py."""
