@@ -1,5 +1,5 @@
-"""Hypothesis runs derandomised; `HYPOTHESIS_PROFILE=dig` searches at random, and longer; `few` has fewer examples, and
-`first` stops at the first that fails, as it is."""
+"""Hypothesis runs derandomised; `HYPOTHESIS_PROFILE=dig` searches at random, and longer; `few` has fewer examples,
+and `first` stops at the first that fails, as it is."""
 
 import os
 

@@ -92,6 +92,12 @@ def test_a_block_holds_a_mebibyte_of_the_largest_cotangent(monkeypatch):
     assert blocks(monkeypatch, losses, [x, big]) == [4, 3]
 
 
+def test_a_task_whose_cotangent_is_larger_has_a_block_of_its_own(monkeypatch):
+    x = parameter(1.0)
+    layer = x * np.ones(2**17 + 1)
+    assert blocks(monkeypatch, [layer.sum(), layer.sum() * 2.0], [x]) == [1, 1]
+
+
 def test_of_tasks_that_are_kept_apart_a_slice_is_carried(monkeypatch):
     """(7, 2^15) in 7 slices of 2^15, of which a block holds four; what is not kept apart is carried whole."""
     x = parameter(np.ones((7, 1, 1)))
@@ -167,6 +173,16 @@ def test_parts_are_joined_along_the_first_axis_unless_told_otherwise():
     np.testing.assert_array_equal(concatenate([parameter(x), parameter(y)], 1).value, [[0, 1, 4, 5], [2, 3, 6, 7]])
 
 
+def test_each_task_has_the_mean_of_its_own_squares():
+    """∂/∂x of Σ (x − y)² / n is 2 (x − y) / n, at n = 4: exact."""
+    y = np.arange(12.0).reshape(3, 4)
+    x = parameter(np.zeros((3, 4)))
+    losses = mse(x, y, each=True)
+    np.testing.assert_array_equal(losses.value, [3.5, 31.5, 91.5])
+    found = jacobian(losses, [x]).matrix.reshape(3, 3, 4)
+    np.testing.assert_array_equal(found, np.eye(3)[:, :, None] * -y / 2)
+
+
 def test_a_power_of_0_is_flat_at_0_too():
     x = parameter([0.0, 2.0, -3.0])
     np.testing.assert_array_equal(jacobian([(x**0).sum()], [x]).matrix, [[0, 0, 0]])
@@ -201,6 +217,17 @@ def test_truth_values_are_real_numbers():
 def test_a_parameter_that_is_no_real_number_is_named(wrong):
     with pytest.raises(ShapeError, match="a parameter holds numbers; the type of this one is"):
         value_and_jacobian(lambda leaves: [leaves[0] * 1.0], [1.0, np.array(wrong)])
+
+
+def test_one_loss_is_a_sequence_of_one():
+    x = parameter(3.0)
+    with pytest.raises(ShapeError, match=r"losses must be a real vector \(K,\); they are"):
+        jacobian(x * x, [x])
+
+
+def test_the_ones_that_are_shared_cannot_be_written_to():
+    with pytest.raises(ValueError, match="read-only"):
+        autograd.ones(3)[0] = 2.0
 
 
 def test_what_has_no_parameter_behind_it_is_no_parameter():

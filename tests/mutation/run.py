@@ -6,9 +6,9 @@
     python -m tests.mutation.score session.sqlite
 
 cosmic-ray makes the mutants and keeps the session; nothing is written to the tree. Each result's output is a line of
-JSON: {"kit": what told the mutant, or null, "tests": …}. Either may be asked first; the other is put to what it lets
-through. A mutant whose code is the same but for its annotations, which nothing evaluates, is not one, and is marked so:
-{"annotation": true}. A run that is stopped goes on where it was. Run it with OPENBLAS_NUM_THREADS=1.
+JSON: {"kit": what told the mutant, or null, "tests": …}. Either may be asked first, and leaves the other
+what it lets through. A mutant whose code is the same but for its annotations, which nothing evaluates, is not one, and
+is marked so: {"annotation": true}. A run that is stopped goes on where it was. Run it with OPENBLAS_NUM_THREADS=1.
 """
 
 from __future__ import annotations
