@@ -6,9 +6,10 @@
     python -m tests.mutation.score session.sqlite
 
 cosmic-ray makes the mutants and keeps the session; nothing is written to the tree. Each result's output is a line of
-JSON: {"kit": what told the mutant, or null, "tests": …}. Either may be asked first, and leaves the other
-what it lets through. A mutant whose code is the same but for its annotations, which nothing evaluates, is not one, and
-is marked so: {"annotation": true}. A run that is stopped goes on where it was. Run it with OPENBLAS_NUM_THREADS=1.
+JSON: {"kit": what told the mutant, or null, "tests": …}. Either may be asked first, and leaves the other what it lets
+through. A mutant whose code is the same but for its annotations, which nothing evaluates, is not one, nor is what
+Python cannot read; both are marked {"annotation": true}. A run that is stopped goes on where it was. Run it with
+OPENBLAS_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -69,9 +70,12 @@ class Bare(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
-def bare(text: str) -> str:
-    """Return what of a module's text is evaluated."""
-    return ast.dump(Bare().visit(ast.parse(text)))
+def bare(text: str) -> str | None:
+    """Return what of a module's text is evaluated; None of one that is no program."""
+    try:
+        return ast.dump(Bare().visit(ast.parse(text)))
+    except SyntaxError:
+        return None
 
 
 def by_the_kit(module: str, text: str, line: int) -> str | None:
@@ -122,7 +126,7 @@ def place(item: WorkItem) -> tuple[Any, ...]:
 def judge(db: WorkDB, item: WorkItem, ask: Ask, stage: str, known: dict[str, Any]) -> str:
     """Put a mutant to a stage, keep what comes of it, and return it in a word."""
     module, before, after = mutant(item)
-    if bare(before) == bare(after):
+    if bare(after) in (None, bare(before)):
         known, outcome = {"annotation": True}, TestOutcome.INCOMPETENT
     else:
         known = {**known, stage: forked(ask, module, after, item.mutations[0].start_pos[0])}
