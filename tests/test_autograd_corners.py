@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mtlref import autograd
-from mtlref.autograd import concatenate, constant, jacobian, parameter, softmax, stack, value_and_jacobian
+from mtlref.autograd import RULES, concatenate, constant, jacobian, parameter, softmax, stack, value_and_jacobian
 from mtlref.networks import SharedTrunk, mse
 from mtlref.notation import MtlrefError, NonFiniteError, ShapeError
 
@@ -33,6 +33,18 @@ def test_a_loss_that_is_a_parameter_has_a_row_of_the_identity():
     x, y = parameter(3.0), parameter(2.0)
     np.testing.assert_array_equal(jacobian([x, y, x], [x, y]).matrix, [[1, 0], [0, 1], [1, 0]])
     np.testing.assert_array_equal(jacobian([x], [y]).matrix, [[0]])
+
+
+def test_behind_a_loss_that_is_a_parameter_nothing_is_swept():
+    """∂z/∂z = 1, though ∂√x/∂x at 0 is not finite."""
+    z = autograd.sqrt(parameter(0.0))
+    np.testing.assert_array_equal(jacobian([z], [z]).matrix, [[1]])
+
+
+def test_an_index_may_add_an_axis_of_one_task():
+    """x[True] is x with an axis in front: L = Σ x², ∂L/∂x = 2 x."""
+    x = parameter([1.0, 2.0, 4.0])
+    np.testing.assert_array_equal(jacobian((x[True] * x[True]).sum(1), [x]).matrix, [[2, 4, 8]])
 
 
 def test_without_parameters_a_jacobian_has_no_columns():
@@ -106,6 +118,13 @@ def test_of_tasks_that_are_kept_apart_a_slice_is_carried(monkeypatch):
     rows = parameter(np.ones((7, 1)))
     mixed = (rows * np.ones((7, 2**13))).transpose((1, 0)).reshape((2**13, 7)).sum(0)
     assert blocks(monkeypatch, mixed, [rows]) == [2, 2, 2, 1]  # 2^17 // (7 · 2^13)
+
+
+def test_every_layer_counts_and_the_least_cotangent_is_a_number():
+    x = parameter(np.ones((3, 4)))
+    y = autograd.tanh(x)
+    assert autograd.largest([x, y, y.sum()], ()) == 12
+    assert autograd.largest([x, x.sum()], ()) == autograd.largest([x], ()) == 1
 
 
 def test_heads_of_one_shape_are_kept_apart_and_the_trunk_is_not():
@@ -226,6 +245,7 @@ def test_one_loss_is_a_sequence_of_one():
 
 
 def test_the_ones_that_are_shared_cannot_be_written_to():
+    autograd.ones.cache_clear()
     with pytest.raises(ValueError, match="read-only"):
         autograd.ones(3)[0] = 2.0
 
@@ -260,3 +280,9 @@ def test_what_overflows_in_another_thread_is_noticed():
         check=False,
     )
     assert "NonFiniteError: matmul gives inf at [256, 0] of its shape (512, 512)" in done.stderr
+
+
+def test_what_overflows_without_a_note_is_noticed(monkeypatch):
+    monkeypatch.setitem(RULES, "matmul", (lambda x, y: np.array([[1.0, np.inf]]), *RULES["matmul"][1:]))
+    with pytest.raises(NonFiniteError, match=r"matmul gives inf at \[0, 1\] of its shape \(1, 2\)"):
+        constant([[1.0]]) @ constant([[1.0]])

@@ -84,6 +84,63 @@ def test_a_proved_support_stays_right_however_the_points_are_rounded(noise):
     assert changed >= 3
 
 
+def terms_of_the_margin(points, a, sizes, noise):
+    """The four kinds of terms of QP-9 in its own words, for up to three points in the support."""
+    inside = [i for i in range(len(a)) if a[i] > 0]
+    r = min(inside, key=lambda i: math.hypot(*points[i]))
+    others = [i for i in inside if i != r]
+    k, level = len(others), sum(a[i] * sizes[i] for i in inside)
+    d = [sum(a[i] * points[i][n] for i in inside) for n in range(len(points[0]))]
+    long = [sizes[i] + sizes[r] for i in others]
+    e = [
+        [(x - y) / at for x, y in zip(points[i], points[r], strict=True)] for i, at in zip(others, long, strict=True)
+    ]
+    sigma, q, terms = 1.0, 0.0, {}
+    if others:
+        sigma = max(least_singular_value(e) - math.sqrt(k) * noise, 0.0)
+        slopes = [sum(x * y for x, y in zip(d, row, strict=True)) for row in e]
+        q = sigma * noise * level + math.hypot(*slopes) + math.sqrt(k) * noise * math.hypot(*d)
+        terms["weights"] = min(sigma**2 * a[i] * at - q for i, at in zip(others, long, strict=True))
+        terms["origin"] = sigma**2 * (a[r] - noise) - math.sqrt(k) * q / min(long)
+        terms["steady"] = 16 * sigma * noise * level - q
+    for j in range(len(a)):
+        if j not in inside:
+            v = sum(x * x for x in d) - sum(x * y for x, y in zip(d, points[j], strict=True))
+            far = level + sizes[j]
+            height = -sigma * (v + noise * level * far) - q * far
+            terms["outside"] = min(height, terms.get("outside", math.inf))
+    return terms
+
+
+def least_singular_value(rows):
+    """Of one row its length; of two, from trace and determinant of E Eᵀ, and 0 if they have one entry each."""
+    if len(rows) == 1:
+        return math.hypot(*rows[0])
+    if len(rows[0]) == 1:
+        return 0.0
+    one, other = (sum(x * x for x in row) for row in rows)
+    both = sum(x * y for x, y in zip(*rows, strict=True))
+    root = math.hypot((one - other) / 2, both)
+    return math.sqrt(one * other - both**2) / math.sqrt((one + other) / 2 + root)
+
+
+def test_the_margin_is_the_least_of_its_terms():
+    """Each kind of term is the least somewhere; ℓ_i are larger than the points, as bounds make them."""
+    rng, least = np.random.default_rng(5), list[str]()
+    for noise in (0.3, 2e-2, 1e-4):
+        for _ in range(300):
+            points, a, _ = near_problem(rng, noise * 10.0 ** rng.uniform(-3, 0))
+            if len(a) == 1:
+                continue
+            points = points[:, :1] if rng.random() < 0.2 else points
+            sizes = lengths_of(points) * np.exp(rng.exponential(0.5, len(a)))
+            terms = terms_of_the_margin(points.tolist(), a.tolist(), sizes.tolist(), noise)
+            margin, scale = support_margin(points, a, sizes, noise), max(map(abs, terms.values()))
+            assert margin == pytest.approx(min(terms.values()), rel=1e-9, abs=1e-12 * scale)
+            least.append(min(terms, key=lambda kind: terms[kind]))
+    assert min(map(least.count, ("weights", "origin", "steady", "outside"))) >= 20
+
+
 def test_a_point_on_the_plane_leaves_doubt():
     """b_3 at a height h over the plane through b_1 and b_2: proved from some h on, in doubt below, wrong at h < 0."""
     points = np.array([[1.0, 1.0], [-1.0, 1.0], [0.5, 1.0]])
