@@ -388,5 +388,6 @@ def emphasised(columns: Array, start: Array, penalty: Array) -> Array | None:
     except RuntimeError:
         return None
     positive = (y > 0) | (start > 0)
-    y[positive] += np.linalg.lstsq(columns[:, positive], wanted - columns @ y, rcond=None)[0]
+    left = wanted - columns @ y
+    y[positive] += np.linalg.lstsq(columns[:, positive], left, rcond=RANK_TOLERANCE * len(y))[0]
     return np.maximum(y, 0.0)
