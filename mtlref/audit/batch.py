@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlref.audit import report
+from mtlref.audit.charts import charts_in
 from mtlref.audit.run import EXAMPLE, read_run
 from mtlref.audit.tables import EVENTS, broken, export_files, is_log
 from mtlref.audit.verdict import judge
@@ -43,7 +44,7 @@ class Outcome:
 
 
 def logs_in(source: str | os.PathLike[str]) -> list[str]:
-    """Return the logs below a directory, sorted; a directory of event files or of downloaded series is one log.
+    """Return the logs below a directory, sorted; a directory of event files, downloaded series or charts is one log.
 
     A file is itself.
 
@@ -56,7 +57,7 @@ def logs_in(source: str | os.PathLike[str]) -> list[str]:
     for folder, below, files in os.walk(name):
         below.sort()
         events = [file for file in files if EVENTS in file.lower()]
-        downloads = [os.path.basename(path) for path in export_files(folder)]
+        downloads = [os.path.basename(path) for path in export_files(folder) or charts_in(folder)]
         found += [folder] if events or downloads else []
         others = sorted(set(files) - set(events) - set(downloads))
         found += [os.path.join(folder, file) for file in others if is_log(file)]

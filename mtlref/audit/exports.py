@@ -7,13 +7,11 @@ pattern says which is meant.
 
 from __future__ import annotations
 
-import csv
-import os
 from pathlib import Path
 
 from mtlref.audit.series import Series
-from mtlref.audit.tables import EXPORT, Table, Wanted, broken, export_files, open_file
-from mtlref.audit.texts import Lines, csv_blocks, left_out, number_in_cell, refuse_step
+from mtlref.audit.tables import EXPORT, Table, Wanted, export_files
+from mtlref.audit.texts import csv_rows, number_in_cell, refuse_step
 
 TAG = "-tag-"
 """What stands before the series' name in a file's."""
@@ -26,21 +24,11 @@ def read_exports(source: str, wanted: Wanted) -> Table:
     for path, name in zip(files, names_of(files), strict=True):
         if not series.wants(name):
             continue
-        with open_file(path) as file:
-            text = Lines(path, file)
-            reader = csv.reader(text, strict=True)
-            try:
-                next(reader)
-                for cells, numbers in csv_blocks(path, reader, lambda reader=reader: reader.line_num, len(EXPORT)):  # type: ignore[misc]
-                    for (_, step, value), number in zip(cells, numbers, strict=True):
-                        row, where = row + 1, f"line {number}"
-                        at = number_in_cell(path, step, where, EXPORT[1])
-                        refuse_step(path, at, where, EXPORT[1])
-                        series.add(name, at, number_in_cell(path, value, where, EXPORT[2]), row)
-            except csv.Error as error:
-                raise broken(path, f"line {reader.line_num} is not valid CSV: {error}") from error
-        if text.cut is not None:
-            notes.append(f"{os.path.basename(path)}: {left_out(text.cut[0], 'has no line end')}")
+        for (_, step, value), number in csv_rows(path, len(EXPORT), notes):
+            row, where = row + 1, f"line {number}"
+            at = number_in_cell(path, step, where, EXPORT[1])
+            refuse_step(path, at, where, EXPORT[1])
+            series.add(name, at, number_in_cell(path, value, where, EXPORT[2]), row)
     return series.table(tuple(notes), "row")
 
 

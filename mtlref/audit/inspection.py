@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +121,15 @@ def proposal(names: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     else:
         found |= {kind: pattern for kind, (pattern, _) in single.items()}
     return found, questions
+
+
+def hint(names: Sequence[str]) -> str:
+    """Return the options that the names propose for the command line, as the end of a message; else where to look."""
+    mapping, questions = proposal(names)
+    flags = [f"--{kind} {shlex.quote(pattern)}" for kind, pattern in mapping.items() if isinstance(pattern, str)]
+    if questions or len(flags) < len(mapping):
+        return "(`mtlref audit --inspect LOG` lists them all)"
+    return f"(by their names: {' '.join(flags)})"
 
 
 def best(names: Sequence[str], kind: str, words: Sequence[str]) -> dict[str, dict[str, str]]:

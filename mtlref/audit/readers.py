@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mtlref.audit.charts import RANGES
 from mtlref.audit.precision import Precision, precision, unit_of
 from mtlref.audit.spool import copied, gathered
 from mtlref.audit.steps import in_order
@@ -44,9 +45,6 @@ DEFAULTS = {
     "draws": "draw/*/*",
 }
 """The patterns that are used where the user gives none."""
-
-RANGES = ("__MIN", "__MAX")
-"""What Weights & Biases puts behind a series' name for the columns of its smallest and largest values."""
 
 LARGEST_STEP = 2.0**53
 """Up to here every whole number is a float64."""
@@ -368,9 +366,11 @@ def whole_numbers(table: Table, name: str) -> NDArray[np.int64] | None:
 
 def nothing_matches(table: Table, of: Pattern) -> LogError:
     """Return the error that a pattern finds no column."""
+    from mtlref.audit.inspection import hint
+
     columns = f"the columns are {listed(table.names)}"
     message = f"no column matches {quoted(of.text)}, the pattern for {of.kind}; {columns}"
-    return broken(table.source, f"{message} (`mtlref audit --inspect LOG` lists them all)", column=of.text)
+    return broken(table.source, f"{message} {hint(table.names)}", column=of.text)
 
 
 def refuse(table: Table, of: Pattern, missing: list[str], extra: list[str]) -> None:

@@ -89,4 +89,6 @@ class Series:
 
 def nothing_wanted(source: str, names: list[str]) -> LogError:
     """Return the error that no series matters."""
-    return broken(source, f"holds no series that the patterns find; the series are {listed(names)}")
+    from mtlref.audit.inspection import hint
+
+    return broken(source, f"holds no series that the patterns find; the series are {listed(names)} {hint(names)}")

@@ -41,8 +41,8 @@ EVENTS = "tfevents"
 EXPORT = ("Wall time", "Step", "Value")
 """The header of one series that was downloaded from TensorBoard; a folder of them is a log."""
 
-DOWNLOADS = "a folder of downloads"
-"""What such a folder is, where another log has its ending."""
+DOWNLOADS, CHARTS = "a folder of downloads", "a folder of charts"
+"""What such a folder is, where another log has its ending, and one of Weights & Biases' charts."""
 
 ENDINGS = (".csv", ".jsonl", ".ndjson", ".npz")
 """What the names of other logs end in; the text files among them also with `.gz` behind it."""
@@ -103,6 +103,7 @@ class Table:
 def read_table(path: str | os.PathLike[str], wanted: Wanted, layout: Layout = USUAL) -> Table:
     """Return the wanted columns of the log at `path`. Errors: LogError."""
     from mtlref.audit.archives import read_npz
+    from mtlref.audit.charts import read_charts
     from mtlref.audit.events import read_events
     from mtlref.audit.exports import read_exports
     from mtlref.audit.gunzip import unpacked
@@ -117,6 +118,8 @@ def read_table(path: str | os.PathLike[str], wanted: Wanted, layout: Layout = US
             return read_events(source, wanted)
         if ending == DOWNLOADS:
             return read_exports(source, wanted)
+        if ending == CHARTS:
+            return read_charts(source, wanted)
         with open_file(source) as file:
             if ending == ".npz":
                 return read_npz(source, file, wanted)
@@ -135,11 +138,15 @@ BROKEN_OFF = "the packed file breaks off, and is read as far as it goes"
 
 def kind_of(source: str) -> tuple[bool, str]:
     """Return whether a log is packed by gzip, and the ending that says what it is. Errors: LogError."""
+    from mtlref.audit.charts import charts_in
+
     name = Path(source).name.lower()
     if EVENTS in name or event_files(source):
         return False, EVENTS
     if export_files(source):
         return False, DOWNLOADS
+    if charts_in(source):
+        return False, CHARTS
     packed = name.endswith(".gz")
     ending = Path(name.removesuffix(".gz")).suffix
     if ending not in ENDINGS or (packed and ending == ".npz"):
@@ -157,22 +164,23 @@ def is_log(name: str) -> bool:
     return True
 
 
-def event_files(source: str) -> list[str]:
-    """Return the files of TensorBoard's in a directory, in the order of their names, which begin with the time."""
+def listed_files(source: str) -> list[str]:
+    """Return the paths of what a directory holds, sorted; of another file none."""
     try:
         names = os.listdir(source) if os.path.isdir(source) else []
     except (OSError, ValueError):
         return []
-    return [os.path.join(source, name) for name in sorted(names) if EVENTS in name.lower()]
+    return [os.path.join(source, name) for name in sorted(names)]
+
+
+def event_files(source: str) -> list[str]:
+    """Return the files of TensorBoard's in a directory, in the order of their names, which begin with the time."""
+    return [path for path in listed_files(source) if EVENTS in os.path.basename(path).lower()]
 
 
 def export_files(source: str) -> list[str]:
     """Return the series that were downloaded from TensorBoard into a directory, sorted."""
-    try:
-        names = os.listdir(source) if os.path.isdir(source) else []
-    except (OSError, ValueError):
-        return []
-    return [path for name in sorted(names) if is_export(path := os.path.join(source, name))]
+    return [path for path in listed_files(source) if is_export(path)]
 
 
 def is_export(path: str) -> bool:

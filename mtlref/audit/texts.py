@@ -14,15 +14,27 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import BinaryIO
 
 import numpy as np
 
 from mtlref.audit.series import Series
 from mtlref.audit.spool import BLOCK, Spool
-from mtlref.audit.tables import LINE_LIMIT, Layout, Table, Wanted, broken, listed, quoted, refuse_duplicates
+from mtlref.audit.tables import (
+    LINE_LIMIT,
+    Layout,
+    Table,
+    Wanted,
+    broken,
+    listed,
+    open_file,
+    quoted,
+    refuse_duplicates,
+)
 from mtlref.notation import Array
 
 NAMES, VALUES = ("name", "tag", "key", "metric", "series"), ("value", "scalar")
@@ -30,6 +42,9 @@ NAMES, VALUES = ("name", "tag", "key", "metric", "series"), ("value", "scalar")
 
 NUMBER = re.compile(r"[ \t]*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?[ \t]*")
 """What a number looks like in a cell. It leaves out what float() also takes: 1_000, nan, inf."""
+
+QUOTED = re.compile(r'"(?:[^"]|"")*"')
+"""A quoted cell."""
 
 PLAIN = re.compile(r"[0-9eE+\-. ,]*")
 """What any number of cells, joined with commas, is made of if all of them are numbers."""
@@ -82,14 +97,16 @@ def left_out(number: int, why: str) -> str:
 
 
 def read_csv(source: str, file: BinaryIO, wanted: Wanted, layout: Layout) -> Table:
-    """Read a CSV: a header, then a row a step, comma-separated, quoted with `"` where need be."""
+    """Read a CSV: a header, then a row a step, quoted with `"` where need be, separated as the header is."""
     text, notes = Lines(source, file), list[str]()
-    reader = csv.reader(text, strict=True)
+    lines = iter(text)
+    first = next(lines, "")
+    mark = separator(first)
+    reader = csv.reader(chain([first], lines), strict=True, delimiter=mark)
     try:
         header = next(reader, None)
         if not header:
             raise broken(source, "line 1 is blank; a CSV begins with a header")
-        refuse_separators(source, header)
         refuse_duplicates(source, header, "line 1")
         long = long_columns(source, header, wanted, layout)
         rows = CSVRows(source, header, wanted) if long is None else LongRows(source, header, wanted, layout, long)
@@ -100,7 +117,9 @@ def read_csv(source: str, file: BinaryIO, wanted: Wanted, layout: Layout) -> Tab
             if rows.count:
                 notes.append(left_out(number, "has no line end"))
             else:
-                for cells, _ in csv_blocks(source, csv.reader([last], strict=True), lambda: number, len(header)):
+                for cells, _ in csv_blocks(
+                    source, csv.reader([last], strict=True, delimiter=mark), lambda: number, len(header)
+                ):
                     rows.add(cells, [number])
     except csv.Error as error:
         raise broken(source, f"line {reader.line_num} is not valid CSV: {error}") from error
@@ -109,11 +128,28 @@ def read_csv(source: str, file: BinaryIO, wanted: Wanted, layout: Layout) -> Tab
     return rows.table(tuple(notes))
 
 
-def refuse_separators(source: str, header: list[str]) -> None:
-    """Raise LogError if the cells of a header seem to be separated by something else than commas."""
-    other = next((mark for mark in ";\t|" if len(header) == 1 and mark in header[0]), None)
-    if other is not None:
-        raise broken(source, f"line 1 has one cell, with {quoted(other)} in it; cells are separated by commas")
+def separator(header: str) -> str:
+    """Return what separates the cells of a header: the first of comma, semicolon, tab and bar outside of quotes."""
+    bare = QUOTED.sub("", header)
+    return next((mark for mark in ",;\t|" if mark in bare), ",")
+
+
+def csv_rows(path: str, width: int, notes: list[str]) -> Iterator[tuple[list[str], int]]:
+    """Yield the rows below the header of one CSV of several, comma-separated, with the lines they end on.
+
+    A last row without a line end is left out, and the `notes` say so. Errors: LogError.
+    """
+    with open_file(path) as file:
+        text = Lines(path, file)
+        reader = csv.reader(text, strict=True)
+        try:
+            next(reader)
+            for cells, numbers in csv_blocks(path, reader, lambda: reader.line_num, width):
+                yield from zip(cells, numbers, strict=True)
+        except csv.Error as error:
+            raise broken(path, f"line {reader.line_num} is not valid CSV: {error}") from error
+    if text.cut is not None:
+        notes.append(f"{os.path.basename(path)}: {left_out(text.cut[0], 'has no line end')}")
 
 
 class CSVRows:

@@ -418,6 +418,8 @@ def read_or_refused(content, suffix):
 
 
 @pytest.mark.parametrize("mark", [";", "\t", "|"])
-def test_cells_that_are_not_separated_by_commas_are_named(tmp_path, mark):
+def test_a_decimal_comma_is_no_number(tmp_path, mark):
     text = mark.join(("step", "loss/a")) + "\n" + mark.join(("0", "1,5")) + "\n"
-    assert "cells are separated by commas" in refusal(save(tmp_path, "run.csv", text.encode()))
+    assert refusal(save(tmp_path, "run.csv", text.encode())).endswith(
+        "line 2, column 'loss/a': '1,5' is not a number"
+    )

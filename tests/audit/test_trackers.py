@@ -10,11 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from mtlref.audit import audit_many, inspect_log, judge, logs_in, read_log, read_map, read_run, write_log
+from mtlref.audit import audit_many, inspect_log, judge, logs_in, read_log, read_map, read_run
 from mtlref.audit.tables import Layout
 from mtlref.cli import main
 from mtlref.notation import LogError, MissingExtraError
-from tests.audit import loops
 from tests.audit.test_steps import GRADNORM, N, run, save
 
 COLUMNS = run()
@@ -353,60 +352,3 @@ def test_a_series_that_differs_at_a_step_is_another_row_of_it(tmp_path):
     log = read_log(put(tmp_path, "long.csv", text.encode()))
     assert len(log.rows) == N + 1
     np.testing.assert_array_equal(log.rows[-2:], [N - 1, N - 1])
-
-
-# TENSORBOARD'S DOWNLOADS
-
-
-def download(folder, name, values, steps=None):
-    """One series as TensorBoard's button writes it."""
-    steps = range(len(values)) if steps is None else steps
-    lines = [
-        f"{1.7e9 + 0.25 * i},{step},{value!r}" for i, (step, value) in enumerate(zip(steps, values, strict=True))
-    ]
-    (folder / f"{name}.csv").write_text("\n".join(["Wall time,Step,Value", *lines, ""]), encoding="utf-8")
-
-
-def test_downloads_in_one_folder_are_one_log(tmp_path):
-    losses = np.random.default_rng(7).uniform(0.5, 2.0, (30, 2))
-    weights = loops.dwa(losses, 2.0)
-    runs = tmp_path / "runs"
-    runs.mkdir()
-    for i, task in enumerate("ab"):
-        download(runs, f"run-fit_1-tag-train_loss_{task}", losses[:, i].tolist())
-        download(runs, f"run-fit_1-tag-weight_{task}", weights[:, i].tolist())
-    download(runs, "run-fit_1-tag-lr", [0.1] * 30)
-    write_log(tmp_path / "runs" / "other.csv", loops.columns(losses, weights))
-    assert logs_in(tmp_path) == [str(runs), str(runs / "other.csv")]
-    proposed = inspect_log(runs).mapping
-    assert (proposed["losses"], proposed["weights"]) == ("train_loss_*", "weight_*")
-    run = read_run(str(runs), method="dwa", losses="train_loss_*", weights="weight_*")
-    np.testing.assert_array_equal(run.log.losses, losses)
-    assert judge(run.method, run.log).passed
-
-
-def test_downloads_of_several_runs_keep_their_names_and_their_own_steps(tmp_path):
-    for name in ("x", "y"):
-        for task in "ab":
-            download(tmp_path, f"run-{name}-tag-loss_{task}", [1.0, 2.0, 3.0], [0, 10, 20])
-            download(tmp_path, f"run-{name}-tag-w_{task}", [1.0, 1.0], [0, 20])
-    log = read_run(str(tmp_path), method="equal", losses="run-y-tag-loss_*", weights="run-y-tag-w_*").log
-    assert log.rows.tolist() == [0, 10, 20]
-    np.testing.assert_array_equal(log.weights[:, 0], [1.0, np.nan, 1.0])
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("1.0,1,x", "line 3, column 'Value': 'x' is not a number"),
-        ("1.0,nan,1", "the step is nan"),
-        ("1,2", "2 cells"),
-    ],
-)
-def test_a_broken_download_is_named(tmp_path, line, message):
-    for name in ("loss_a", "weight_a"):
-        download(tmp_path, f"run-.-tag-{name}", [1.0])
-    with open(tmp_path / "run-.-tag-loss_a.csv", "a", encoding="utf-8") as file:
-        file.write(f"{line}\n")
-    with pytest.raises(LogError, match=f"loss_a.csv.*{message}"):
-        read_run(str(tmp_path), method="equal", losses="loss_*", weights="weight_*")
