@@ -205,11 +205,11 @@ def test_a_sum_that_is_as_good_as_zero_needs_no_rationals(monkeypatch):
 
 
 def at_error(share):
-    """Two gradients in 5 dimensions for which K ν ‖C⁻¹‖_F, with ‖C⁻¹‖_F = √(2 + 2 c²) / s², is `share` · 2⁻²¹."""
+    """Two gradients in 6 dimensions for which K ν ‖C⁻¹‖_F, with ‖C⁻¹‖_F = √(2 + 2 c²) / s², is `share` · 2⁻²¹."""
     s = 0.0
     for _ in range(50):
-        s = math.sqrt(2 * 4 * 7 * 2.0**-52 * math.sqrt(4 - 2 * s * s) * 2.0**21 / share)
-    return np.array([[1.0, 0, 0, 0, 0], [math.sqrt(1 - s * s), s, 0, 0, 0]])
+        s = math.sqrt(2 * 4 * 8 * 2.0**-52 * math.sqrt(4 - 2 * s * s) * 2.0**21 / share)
+    return np.array([[1.0, 0, 0, 0, 0, 0], [math.sqrt(1 - s * s), s, 0, 0, 0, 0]])
 
 
 def test_inner_products_serve_up_to_their_bound():
