@@ -38,38 +38,84 @@ def test_every_equation_is_on_the_list():
 # WOLFE'S STEPS
 
 
-def settled(points, a, support):
-    """Where `settle` leads, in rationals: towards the least norm on the support, less who reaches 0 first."""
+def settled(points, a, support, moves=True):
+    """Where `settle` leads, in rationals: towards the least norm on the support, less who reaches 0 first.
+
+    Without `moves`, where it would lead if the weights stayed where they were.
+    """
     while len(support) > 1:
-        rows = rationals.rational(points[support])
+        rows = rationals.rational(np.array(points)[support])
         goal = dict(zip(support, rationals.least_weights(rows @ rows.T + F(1)), strict=True))
         shares = {i: a[i] / (a[i] - goal[i]) for i in support if goal[i] <= 0}
         if not shares:
             return goal
-        first = min(shares, key=shares.get)
-        a = {i: a[i] + shares[first] * (goal[i] - a[i]) for i in support}
+        first = min(shares, key=lambda i: shares[i])
+        if moves:
+            a = {i: a[i] + shares[first] * (goal[i] - a[i]) for i in support}
         support = [i for i in support if i != first]
     return {support[0]: F(1)}
+
+
+WAYS = [
+    ([[4, -3, 0], [1, -1, -1], [1, 0, 1], [2, 1, 3]], [1, 2, 2, 5]),
+    ([[3, -3, 3], [3, -1, 0], [2, -1, 0], [2, 0, -1]], [1, 7, 1, 1]),
+    ([[4, 1, -2], [4, -1, -3], [1, -1, 1], [2, 0, -1]], [6, 1, 1, 2]),
+    ([[2, 3, -3], [2, -1, -1], [3, 0, -3], [4, -3, 2]], [1, 4, 1, 4]),
+    ([[2, 2, 2], [3, 1, -1], [3, -2, -3], [2, 3, 3]], [1, 1, 1, 7]),
+    ([[2, -1, 0], [3, -3, 0], [1, 2, 0], [2, 2, -2]], [2, 5, 2, 1]),
+    ([[3, -1, 0], [3, -2, 2], [3, -3, 2], [4, 3, -3]], [2, 1, 5, 2]),
+    ([[1, -3, -3], [3, 3, 3], [4, 0, -3], [2, 0, -1]], [1, 1, 4, 4]),
+    ([[2, -2, -3], [1, 0, -1], [3, 2, 2], [3, 2, -1]], [6, 1, 2, 1]),
+]
+"""Points and weights over 10 from which who leaves second hangs on how far the weights have come."""
+
+
+@pytest.mark.parametrize(("points", "parts"), WAYS)
+def test_the_weights_go_on_from_where_the_first_one_left(points, parts):
+    a, support = {i: F(n, 10) for i, n in enumerate(parts)}, list(range(4))
+    expected = settled(points, a, support)
+    assert set(settled(points, a, support, moves=False)) != set(expected)
+    found = qp.settle(hull_of(points), np.array(parts) / 10, np.ones(4, dtype=bool))
+    np.testing.assert_allclose(found, [float(expected.get(i, 0)) for i in range(4)], atol=1e-12)
 
 
 def test_who_reaches_0_first_leaves_first():
     """Whole points, affinely independent, and weights over 64, of which several have to go."""
     rng, gone = np.random.default_rng(0), 0
-    for _ in range(300):
+    for _ in range(150):
         K = int(rng.integers(2, 7))
         points = rng.integers(-6, 7, (K, 7)) + np.outer(rng.integers(0, 4, K), np.ones(7, int)) * 5
         if np.linalg.matrix_rank(np.column_stack([points, np.ones(K)])) < K:
             continue
-        parts = 1 + rng.multinomial(64 - K, np.ones(K) / K)
         support = [i for i in range(K) if rng.random() < 0.8] or [0]
-        parts = [int(n) if i in support else 0 for i, n in enumerate(parts)]
-        a = {i: F(parts[i], sum(parts)) for i in range(K)}
+        parts = (1 + rng.multinomial(64 - K, np.ones(K) / K)) * np.isin(np.arange(K), support)
+        a = {i: F(int(parts[i]), int(parts.sum())) for i in range(K)}
         expected = settled(points, a, support)
-        inside = np.isin(np.arange(K), support)
-        found = qp.settle(hull_of(points), np.array([float(a[i]) for i in range(K)]), inside)
+        found = qp.settle(hull_of(points), parts / parts.sum(), parts > 0)
         np.testing.assert_allclose(found, [float(expected.get(i, 0)) for i in range(K)], atol=1e-12)
         gone += len(support) - len(expected) > 1
-    assert gone > 50
+    assert gone > 25
+
+
+def test_equal_points_on_a_support_share_in_some_way():
+    """The least squares have a column of zeros then, and the weights still add up to 1."""
+    points = np.array([[0.0, 2.0], [0.0, 2.0], [3.0, 1.0]])
+    a = qp.affine_weights(points, np.ones(3, dtype=bool), lengths_of(points))
+    assert a.sum() == pytest.approx(1)
+    np.testing.assert_allclose(a @ points, [0.6, 1.8], atol=1e-14)  # the foot of the perpendicular
+
+
+@pytest.mark.parametrize("K", [5, 7, 9])
+def test_a_refinement_that_rounding_leads_in_circles_ends_with_the_best(K, monkeypatch):
+    """No rounding is allowed for, so no certificate is ever met: the nearest to it of all candidates is returned."""
+    seen, angles = [], 2 * np.pi * np.arange(K) / K + 0.3
+    monkeypatch.setattr(qp, "candidate", lambda hull, a: seen.append(candidate(hull, a)) or seen[-1])
+    hull = hull_of(np.column_stack([np.cos(angles), np.sin(angles), np.full(K, 0.7)]), noise=1e-40)
+    found = qp.refine(hull, np.eye(K)[0])
+    np.testing.assert_allclose(found.a @ hull.points, [0, 0, 0.7], atol=1e-12)
+    beyond = [np.max(np.where(one.a > 0, -np.inf, one.v / one.tau)) for one in seen]
+    assert found is seen[int(np.argmin(beyond))]
+    assert len(seen) > 2
 
 
 @pytest.mark.parametrize("size", [0, -10, -300])
@@ -119,13 +165,28 @@ def nearly_in_line(share):
 
 def test_points_in_line_share_and_others_stay():
     """In line, 4 α² + β² is least over 2 α + β = 1 at α = 1/4, β = 1/2; off it (1/2, 1/2, 0) is the one answer."""
-    for share in (0.8, 0.5, 1e-3):
+    for share in (0.9, 0.5, 1e-3):
         hull = nearly_in_line(share)
         found = candidate(hull, np.array([0.5, 0.5, 0.0]))
         np.testing.assert_allclose(qp.shortest_terms(hull, found), [0.25, 0.25, 0.5], atol=1e-9)
-    for hull in (nearly_in_line(1.25), nearly_in_line(2.0), hull_of([[-1.0, 1, 0], [1.0, 1, 0], [0.0, 1, 1]])):
+    for hull in (nearly_in_line(1.1), nearly_in_line(2.0), hull_of([[-1.0, 1, 0], [1.0, 1, 0], [0.0, 1, 1]])):
         found = candidate(hull, np.array([0.5, 0.5, 0.0]))
         assert qp.shortest_terms(hull, found) is found.a
+
+
+def test_what_is_tied_but_off_the_plane_is_not_taken(monkeypatch):
+    """2⁻³⁰ along the line makes ‖d‖² longer by its square alone, which QP-8 would allow; but QP-6 fails."""
+    hull = nearly_in_line(1e-3)
+    found = candidate(hull, np.array([0.5, 0.5, 0.0]))
+    moved = 2.0**-30 * np.array([1.0, -1.0, 0.0])
+    assert not qp.longer(hull, found.a + moved, found.a)
+    monkeypatch.setattr(qp, "emphasised", lambda columns, start, penalty: start + moved)
+    assert qp.shortest_terms(hull, found) is found.a
+
+
+def test_points_at_0_share_equally():
+    hull = hull_of([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
+    np.testing.assert_array_equal(qp.shortest_terms(hull, candidate(hull, np.array([1.0, 0, 0]))), [0.5, 0, 0.5])
 
 
 @pytest.mark.parametrize("K", [5, 24, 60])
@@ -159,6 +220,35 @@ def test_the_rounding_is_that_of_qp_7(bounds):
     assert min(abs(answer.rounding / either - 1)) < 1e-12
 
 
+def test_a_residual_is_never_below_0():
+    """Σ a_i v_i = 0, so that the largest v_i is below 0 by rounding alone; then the residual is 0."""
+    rng, below = np.random.default_rng(4), 0
+    for _ in range(100):
+        J = rng.standard_normal((3, 3)) + 0.5
+        answer = minimum_norm(J, [0.01, 0.0, 0.02])
+        assert 0 <= answer.residual <= answer.rounding
+        below += answer.residual == 0
+    assert below > 10
+
+
+@pytest.mark.parametrize("c", [[0.0, 0.0, 0.0], [0.25, 0.0, 0.125]])
+def test_the_shortest_point_is_brought_to_a_length_of_about_one(c):
+    """To the power of two for which its largest entry is from 1 to 2; what is 0 does not count."""
+    rng, c = np.random.default_rng(5), np.array(c)
+    for _ in range(50):
+        J = rng.standard_normal((3, 4)) * 2.0 ** rng.integers(-200, 200, (3, 1)) * (rng.random((3, 1)) < 0.8)
+        points, exponent = qp.hull_points(J, c, 1 - c.sum())
+        np.testing.assert_array_equal(np.ldexp(points, exponent), qp.shifted_points(J, c, 1 - c.sum()))
+        sizes = np.abs(points).max(axis=1)
+        assert not np.any(J) or 1 <= sizes[sizes > 0].min() < 2
+    points, exponent = qp.hull_points(np.diag([2.0**300, 2.0**-400, 2.0]), np.zeros(3), 1.0)
+    assert (exponent, points[0, 0], points[1, 1]) == (-200, 2.0**500, 2.0**-200)
+
+
+def test_the_least_float64_is_not_lost():
+    np.testing.assert_allclose(minimum_norm(5e-324 * np.eye(2), [0.125, 0.125]).weights, [0.5, 0.5])
+
+
 def test_bounds_that_add_up_to_1_within_rounding_leave_nothing():
     """Σ c = 1 + 2⁻⁵² for K = 3 is 1 to within 3 ε; 1 + 4 · 2⁻⁵² is not."""
     c = [0.5, 0.25, 0.25 + 2.0**-52]
@@ -190,6 +280,14 @@ def test_the_margin_is_asked_with_the_lengths_before_they_cancel(monkeypatch):
     expected = 0.625 * lengths[[0, 1, 3]] + c @ lengths
     scale = seen[0] / expected
     np.testing.assert_allclose(scale, 2.0 ** round(math.log2(scale[0])), rtol=1e-14)
+
+
+@pytest.mark.parametrize(("K", "asked"), [(12, True), (13, False)])
+def test_up_to_twelve_gradients_are_decided(K, asked, monkeypatch):
+    seen, decided = [], qp.decided
+    monkeypatch.setattr(qp, "decided", lambda *given: (seen.append(K), decided(*given))[1])
+    minimum_norm(np.random.default_rng(6).standard_normal((K, 3)), np.full(K, 0.01))
+    assert seen == [K] * asked
 
 
 def test_a_sum_that_is_as_good_as_zero_needs_no_rationals(monkeypatch):
