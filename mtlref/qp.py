@@ -337,8 +337,8 @@ def shortest_terms(hull: Hull, found: Candidate) -> Array:
     ‖a'_i b_i‖² / n. `found` is an optimum, its support affinely independent; returns (U,). Points b_i = 0 share the
     weight equally, if there are any. Otherwise only points on the optimal plane, v_i ≥ −τ_i, have a weight, and where
     those are affinely independent a' = a. Else a' is found by NNLS with the equations weighted by `EMPHASIS` and
-    their residual added back, `ROUNDS` times in all, and corrected on its support by least squares; it is taken if no
-    v_i is above τ_i and ‖Σ a'_i b_i‖² is ‖d‖² to within ν ‖d‖² + (ν m)², ν and m as in QP-7, compared in rationals.
+    their residual added back, `ROUNDS` times in all; it is taken if no v_i is above τ_i and ‖Σ a'_i b_i‖² is ‖d‖² to
+    within ν ‖d‖² + (ν m)², ν and m as in QP-7, compared in rationals.
     """
     lengths, counts, a = hull.lengths, hull.counts, found.a
     if np.min(lengths) == 0:
@@ -372,8 +372,7 @@ def longer(hull: Hull, other: Array, a: Array) -> bool:
 def emphasised(columns: Array, start: Array, penalty: Array) -> Array | None:
     """Return argmin Σ (penalty_i y_i)² over y ≥ 0 with the same Σ y_i column_i as `start` ≥ 0 has.
 
-    The correction is on the support of y and of `start`: what one of them leaves, the other can take up. None if
-    SciPy's solver does not end.
+    None if SciPy's solver does not end.
     """
     from scipy.optimize import nnls
 
@@ -387,7 +386,4 @@ def emphasised(columns: Array, start: Array, penalty: Array) -> Array | None:
             shift = shift + wanted - columns @ y
     except RuntimeError:
         return None
-    positive = (y > 0) | (start > 0)
-    left = wanted - columns @ y
-    y[positive] += np.linalg.lstsq(columns[:, positive], left, rcond=RANK_TOLERANCE * len(y))[0]
-    return np.maximum(y, 0.0)
+    return y

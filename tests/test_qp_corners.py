@@ -189,6 +189,21 @@ def test_points_at_0_share_equally():
     np.testing.assert_array_equal(qp.shortest_terms(hull, candidate(hull, np.array([1.0, 0, 0]))), [0.5, 0, 0.5])
 
 
+def test_ties_are_broken_alike_whatever_the_scale_and_the_axes():
+    """Whole gradients over three or more tasks in two or three dimensions, rotated and scaled."""
+    rng, tied = np.random.default_rng(6), 0
+    for _ in range(150):
+        K, D = int(rng.integers(3, 8)), int(rng.integers(2, 4))
+        J = rng.integers(-2, 3, (K, D))
+        best = exact.optimum(exact.gram(J.tolist()), (F(0),) * K, F(1))
+        rotation = np.linalg.qr(rng.standard_normal((D, D)))[0]
+        w = minimum_norm(10.0 ** rng.uniform(-6, 6) * J @ rotation).weights
+        np.testing.assert_allclose(w, np.array(best, float), atol=1e-7)
+        assert np.all(w >= 0)
+        tied += np.count_nonzero(w) > D
+    assert tied > 30
+
+
 @pytest.mark.parametrize("K", [5, 24, 60])
 def test_the_corners_of_a_polygon_share_equally(K):
     angles = 2 * np.pi * np.arange(K) / K
