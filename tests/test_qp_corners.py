@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from fractions import Fraction as F
 
@@ -12,7 +13,7 @@ from mtlref import certificate, cosines, qp, rationals
 from mtlref.certificate import EPS, Hull, candidate, lengths_of
 from mtlref.cosines import well_apart
 from mtlref.exact import pe_ltr as exact
-from mtlref.notation import EQUATIONS, DomainError
+from mtlref.notation import EQUATIONS, DomainError, ShapeError
 from mtlref.qp import minimum_norm
 
 
@@ -105,17 +106,29 @@ def test_equal_points_on_a_support_share_in_some_way():
     np.testing.assert_allclose(a @ points, [0.6, 1.8], atol=1e-14)  # the foot of the perpendicular
 
 
-@pytest.mark.parametrize("K", [5, 7, 9])
-def test_a_refinement_that_rounding_leads_in_circles_ends_with_the_best(K, monkeypatch):
+def test_a_refinement_that_rounding_leads_in_circles_ends_with_the_best(monkeypatch):
     """No rounding is allowed for, so no certificate is ever met: the nearest to it of all candidates is returned."""
-    seen, angles = [], 2 * np.pi * np.arange(K) / K + 0.3
+    seen, worse = list[certificate.Candidate](), 0
     monkeypatch.setattr(qp, "candidate", lambda hull, a: seen.append(candidate(hull, a)) or seen[-1])
-    hull = hull_of(np.column_stack([np.cos(angles), np.sin(angles), np.full(K, 0.7)]), noise=1e-40)
-    found = qp.refine(hull, np.eye(K)[0])
-    np.testing.assert_allclose(found.a @ hull.points, [0, 0, 0.7], atol=1e-12)
-    beyond = [np.max(np.where(one.a > 0, -np.inf, one.v / one.tau)) for one in seen]
-    assert found is seen[int(np.argmin(beyond))]
-    assert len(seen) > 2
+    for K in range(4, 12):
+        for offset in (0.3, 0.9, 1.4, 2.1):
+            seen.clear()
+            angles = 2 * np.pi * np.arange(K) / K + offset
+            hull = hull_of(np.column_stack([np.cos(angles), np.sin(angles), np.full(K, 0.7)]), noise=1e-40)
+            found = qp.refine(hull, np.eye(K)[0])
+            np.testing.assert_allclose(found.a @ hull.points, [0, 0, 0.7], atol=1e-12)
+            beyond = [np.max(np.where(one.a > 0, -np.inf, one.v / one.tau)) for one in seen]
+            assert found is seen[int(np.argmin(beyond))]
+            worse += beyond[-1] > min(beyond)
+    assert worse > 5
+
+
+@pytest.mark.parametrize(("share", "goes_on"), [(0.9, False), (1.1, True), (1.9, True)])
+def test_a_point_joins_that_lies_lower_than_rounding_allows(share, goes_on):
+    """b = (1), (1 − h) from weights (1, 0): v_2 = h, and τ_2 = ν (2 − h) with the ν for which v_2 is `share` τ_2."""
+    h = 2.0**-10
+    hull = hull_of([[1.0], [1.0 - h]], noise=h / (2 - h) / share)
+    np.testing.assert_array_equal(qp.refine(hull, np.array([1.0, 0.0])).a, [0, 1] if goes_on else [1, 0])
 
 
 @pytest.mark.parametrize("size", [0, -10, -300])
@@ -143,6 +156,14 @@ def test_the_shortest_point_is_where_an_unfinished_search_goes_on(monkeypatch):
     monkeypatch.setattr("scipy.optimize.nnls", never)
     points = np.array([[3.0, 0.0], [0.0, 2.0], [5.0, 5.0]])
     np.testing.assert_array_equal(qp.cone_weights(points, lengths_of(points)), [0, 1, 0])
+    tied, half = nearly_in_line(1e-3), np.array([0.5, 0.5, 0.0])
+    np.testing.assert_array_equal(qp.shortest_terms(tied, candidate(tied, half)), half)
+
+
+def test_nnls_ends_in_the_unit_simplex():
+    """Orthogonal points of lengths 2 and 4 have the weights 4/5 and 1/5."""
+    points = np.diag([2.0, 4.0])
+    np.testing.assert_allclose(qp.cone_weights(points, lengths_of(points)), [0.8, 0.2], rtol=1e-14)
 
 
 # TIES (QP-8)
@@ -224,14 +245,14 @@ def test_a_longer_sum_is_one_beyond_the_allowance():
 
 @pytest.mark.parametrize("bounds", [None, [0.25, 0.125]])
 def test_the_rounding_is_that_of_qp_7(bounds):
-    """ν = 4 (2 + 5) ε, m = Σ a_i ‖b_i‖, with b_i = s g_i + Jᵀ c; of the task whose residual is largest."""
-    J = np.zeros((2, 5))
+    """ν = 4 (2 + 6) ε, m = Σ a_i ‖b_i‖, with b_i = s g_i + Jᵀ c; of the task whose residual is largest."""
+    J = np.zeros((2, 6))
     J[0, 1], J[1, 3] = 3.0, 4.0
     answer, c = minimum_norm(J, bounds), np.zeros(2) if bounds is None else np.array(bounds)
     slack = 1 - c.sum()
     a, b = (answer.weights - c) / slack, np.linalg.norm(slack * J + c @ J, axis=1)
     m = a @ b
-    either = 4 * 7 * 2.0**-52 * m * (m + b)
+    either = 4 * 8 * 2.0**-52 * m * (m + b)
     assert min(abs(answer.rounding / either - 1)) < 1e-12
 
 
@@ -261,7 +282,7 @@ def test_the_shortest_point_is_brought_to_a_length_of_about_one(c):
 
 
 def test_the_least_float64_is_not_lost():
-    np.testing.assert_allclose(minimum_norm(5e-324 * np.eye(2), [0.125, 0.125]).weights, [0.5, 0.5])
+    np.testing.assert_allclose(minimum_norm(np.diag([5e-324, 1e-323]), [0.125, 0.125]).weights, [0.8, 0.2])
 
 
 def test_bounds_that_add_up_to_1_within_rounding_leave_nothing():
@@ -269,8 +290,23 @@ def test_bounds_that_add_up_to_1_within_rounding_leave_nothing():
     c = [0.5, 0.25, 0.25 + 2.0**-52]
     assert math.fsum(c) == 1 + 2.0**-52
     np.testing.assert_array_equal(minimum_norm(np.diag([1.0, 2.0, 3.0]), c).weights, c)
+    assert minimum_norm(np.diag([1.0, 2.0, 3.0]), c).objective == pytest.approx(0.25 + 0.25 + 0.5625)
+    assert qp.shares([0.5, 0.25, 0.25 + 2.0**-50, 0.0], 4)[1] == 0
     with pytest.raises(DomainError, match="bounds add up to"):
         minimum_norm(np.eye(3), [0.5, 0.25, 0.25 + 2.0**-50])
+    with pytest.raises(ShapeError, match="one entry a task, 2; it has 3"):
+        minimum_norm(np.eye(2), [0.1, 0.1, 0.1])
+
+
+def test_an_answer_is_what_it_was():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        minimum_norm([[1.0]]).objective = 0.0
+
+
+def test_wide_rows_that_differ_by_little_are_not_equal():
+    J = np.ones((3, 40))
+    J[1, 39], J[2, 39] = 1e-30, 2e-30
+    assert qp.equal_rows(J)[1].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(("K", "D", "factor"), [(3, 32, False), (3, 33, True), (40, 40, False), (40, 41, True)])
@@ -295,6 +331,18 @@ def test_the_margin_is_asked_with_the_lengths_before_they_cancel(monkeypatch):
     expected = 0.625 * lengths[[0, 1, 3]] + c @ lengths
     scale = seen[0] / expected
     np.testing.assert_allclose(scale, 2.0 ** round(math.log2(scale[0])), rtol=1e-14)
+
+
+def test_rationals_decide_for_the_same_answer(monkeypatch):
+    rng, problems = np.random.default_rng(7), []
+    for _ in range(20):
+        J, c = rng.standard_normal((4, 3)) * 2.0 ** rng.integers(-30, 30), rng.dirichlet(np.ones(4)) / 2
+        problems.append((J, c, minimum_norm(J, c)))
+    monkeypatch.setattr(qp, "support_margin", lambda points, a, sizes, noise: -1.0)
+    for J, c, expected in problems:
+        answer = minimum_norm(J, c)
+        np.testing.assert_allclose(answer.weights, expected.weights, atol=1e-12)
+        assert answer.objective == pytest.approx(expected.objective, rel=1e-9, abs=0)
 
 
 @pytest.mark.parametrize(("K", "asked"), [(12, True), (13, False)])
