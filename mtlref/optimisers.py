@@ -167,13 +167,13 @@ def second_moment(v: Array, g: Array, beta2: float) -> Array:
 @equation
 def first_unbiased(m_next: Array, beta1: float, t: int) -> Array:
     """OPT-6: m_hat = m_next / (1 − beta1^t), at the t-th step, counted from 1."""
-    return m_next / (1 - np.power(beta1, t))  # of many rows at once to the same bits, which Python's ** is not
+    return m_next / (1 - float(np.power(beta1, t)))  # of many rows at once to the same bits, which Python's ** is not
 
 
 @equation
 def second_unbiased(v_next: Array, beta2: float, t: int) -> Array:
     """OPT-7: v_hat = v_next / (1 − beta2^t), at the t-th step, counted from 1."""
-    return v_next / (1 - np.power(beta2, t))
+    return v_next / (1 - float(np.power(beta2, t)))
 
 
 @equation
