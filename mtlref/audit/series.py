@@ -36,14 +36,13 @@ class Series:
             here = self.wanted(name)
             self.places[name] = self.count if here else None
             self.count += here
+            self.last += [(0, -math.inf, 0, math.nan)] * here
         return self.places[name] is not None
 
     def add(self, name: str, step: float, value: float, line: int) -> None:
         """Add a number of a series that matters."""
         place = self.places[name]
         assert place is not None
-        if place == len(self.last):
-            self.last.append((0, -math.inf, 0, math.nan))
         turn, before, again, known = self.last[place]
         if step == before and (value == known or (value != value and known != known)):
             return

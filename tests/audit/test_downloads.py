@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mtlref.audit import inspect_log, judge, logs_in, read_log, read_run, write_log
 from mtlref.notation import LogError
@@ -169,3 +173,29 @@ def test_a_chart_that_is_cut_short_or_broken_says_where(tmp_path):
         LogError, match=r"wandb_export_weights.csv: line 3, column 'run - w_a': 'one' is not a number"
     ):
         read_log(tmp_path, losses="loss_*", weights="w_*")
+
+
+def test_a_line_of_a_chart_may_begin_after_another(tmp_path):
+    chart(tmp_path, "losses", {"run - loss_a": [None, 2.0, 3.0], "run - loss_b": [1.0, 1.5, 2.5]})
+    chart(tmp_path, "weights", {f"run - w_{task}": [1.0, 1.0, 1.0] for task in "ab"})
+    log = read_log(tmp_path, losses="loss_*", weights="w_*")
+    np.testing.assert_array_equal(log.losses, [[np.nan, 1.0], [2.0, 1.5], [3.0, 2.5]])
+
+
+@given(st.lists(st.tuples(st.integers(0, 200), st.binary(max_size=4), st.integers(0, 5)), max_size=4), st.booleans())
+def test_charts_with_bytes_put_in_and_taken_out_are_read_or_refused(changes, of_losses):
+    """Only a LogError of one line may come out."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        chart(folder, "losses", {"run - loss_a": [1.0, None, 3.0], "run - loss_b": [1.0, 1.5, 2.5]})
+        chart(folder, "weights", {f"run - w_{task}": [1.0, 1.0, 1.0] for task in "ab"})
+        path = folder / f"wandb_export_{'losses' if of_losses else 'weights'}.csv"
+        content = bytearray(path.read_bytes())
+        for at, put_in, taken_out in changes:
+            content[at : at + taken_out] = put_in
+        path.write_bytes(content)
+        for read in (inspect_log, partial(read_log, losses="loss_*", weights="w_*")):
+            try:
+                read(folder)
+            except LogError as error:
+                assert str(error).isprintable()
