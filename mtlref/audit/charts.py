@@ -55,14 +55,17 @@ def parted(column: str) -> tuple[str, str]:
 
 
 def read_charts(source: str, wanted: Wanted) -> Table:
-    """Read all charts in a directory: a row a step. Errors: LogError."""
+    """Read all charts in a directory: a row a step; of a line in several charts the first. Errors: LogError."""
     charts = charts_in(source)
     step = min({header[0] for header in charts.values()})
-    series, notes, row = Series(source, wanted, step), list[str](), 0
+    series, notes, row, read = Series(source, wanted, step), list[str](), 0, set[str]()
     for path, header in charts.items():
         if header[0] != step:
             raise broken(source, f"some charts go by {step!r} and some by {header[0]!r}", column=header[0])
-        places = {place: name for place, name in lines_of(charts, header).items() if series.wants(name)}
+        places = {
+            at: name for at, name in lines_of(charts, header).items() if name not in read and series.wants(name)
+        }
+        read |= set(places.values())
         for cells, number in csv_rows(path, len(header), notes):
             row, where = row + 1, f"line {number}"
             at = number_in_cell(path, cells[0], where, step)

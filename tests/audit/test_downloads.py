@@ -153,6 +153,15 @@ def test_charts_of_other_runs_each_are_logs_of_their_own(tmp_path):
     assert read_log(tmp_path / "wandb_export_x.csv", losses="x - loss/*").tasks == ("a", "b")
 
 
+def test_a_line_that_two_charts_show_is_read_once(tmp_path):
+    both = {f"run - loss_{task}": [1.0, 2.0, 3.0] for task in "ab"}
+    chart(tmp_path, "losses", both)
+    chart(tmp_path, "losses (1)", both)
+    chart(tmp_path, "weights", {f"run - w_{task}": [1.0, 1.0, 1.0] for task in "ab"} | both)
+    log = read_log(tmp_path, losses="loss_*", weights="w_*")
+    assert (log.rows.tolist(), log.starts) == ([0, 10, 20], (0,))
+
+
 def test_charts_by_different_steps_are_refused(tmp_path):
     chart(tmp_path, "losses", {f"run - loss_{task}": [1.0, 2.0] for task in "ab"})
     chart(tmp_path, "weights", {f"run - w_{task}": [1.0, 1.0] for task in "ab"}, "epoch")
