@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-import mtlref
+import mtlref.qp
 from mtlref import autograd as ad
 from mtlref.methods import cov, gradnorm, pe_ltr
 from mtlref.methods.combination import stage_weights
@@ -271,3 +271,15 @@ def test_two_gradients_count_as_equal_up_to_the_stated_share_of_the_largest_eige
     found = pe_ltr.relaxed_weights(A, np.zeros(K), 1.0)
     both = 1.0 if K == 2 else 0.5
     np.testing.assert_allclose(found[:2], np.array([2 / 3, 1 / 3] if told_apart else [0.5, 0.5]) * both, atol=0.02)
+
+
+def test_the_residual_of_an_optimum_is_not_below_0():
+    """PELTR-6: Σ_i w_i (d·d − d·g_i) = 0, so the largest term is below 0 by rounding alone."""
+    rng, below = np.random.default_rng(0), 0
+    for _ in range(300):
+        J = rng.standard_normal((3, 4))
+        w = mtlref.qp.minimum_norm(J).weights
+        slopes = J @ (w @ J)
+        below += w @ slopes < np.min(slopes)
+        assert pe_ltr.optimality_residual(J, w, np.zeros(3), 1.0) >= 0
+    assert below
