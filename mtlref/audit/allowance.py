@@ -39,9 +39,6 @@ from mtlref.audit.spool import BLOCK
 from mtlref.notation import Array, MtlrefError
 from mtlref.state import State
 
-KINK = 100
-"""A row that lies at a kink has an allowance of more than this many times the plain rounding of the answer."""
-
 PROPORTIONAL = 1.5, 3.0
 """Between so many times the change of half a move is that of the whole one, where the answer has no jump."""
 
@@ -130,28 +127,32 @@ def leaps(
 ) -> Array:
     """Return how much farther than `known` (m, K) the answers of the chosen steps go if all numbers are off, (m, K).
 
-    The numbers of one task are moved against all others', every kind up or down; what the tasks show is added.
+    The numbers of one task are moved against all others', every kind up or down; what the tasks show is added. The
+    move of the weights may hide a jump that goes the other way, so that of the step alone counts as well. An answer
+    that jumps, to more than twice what is known, may still be off by all that is known beside the jump.
     """
     kinds, total = moving(replay, start + chosen), np.zeros(known.shape)
     earlier, K = set_against(replay.log, start + chosen), known.shape[1]
-    every = list(product((-1.0, 1.0), repeat=len(kinds)))
+    sides = [np.where(np.arange(K) == task, 1.0, -1.0) for task in range(K)]
+    every = [dict(zip(kinds, signs, strict=True)) for signs in product((-1.0, 1.0), repeat=len(kinds))]
 
     def moves() -> Iterator[dict[str, Array]]:
-        for task in range(K):
-            side = np.where(np.arange(K) == task, 1.0, -1.0)
-            for signs in every:
-                moved: dict[str, Array] = {}
-                for (name, (values, off)), sign in zip(kinds.items(), signs, strict=True):
-                    there = values + sign * side * (off * (1 + earlier) if name == "L" else off)
-                    moved[name] = there if name == "w" else np.where(values >= 0, np.maximum(there, 0.0), there)
-                yield moved
+        for side, signs in product(sides, every):
+            moved: dict[str, Array] = {}
+            for name, (values, off) in kinds.items():
+                there = values + signs[name] * side * (off * (1 + earlier) if name == "L" else off)
+                moved[name] = there if name == "w" else np.where(values >= 0, np.maximum(there, 0.0), there)
+            yield moved
 
     found = answers_each(replay, start + chosen, states(before, chosen), moves())
-    for _ in range(K):
+    for side in sides:
         largest = np.zeros(known.shape)
-        for _ in every:
-            largest = np.fmax(largest, np.abs(next(found) - expected[chosen]))
-        total += np.maximum(largest - known, 0.0)
+        for signs in every:
+            change = next(found) - expected[chosen]
+            step = change - signs["w"] * side * kinds["w"][1] if "w" in kinds else change
+            largest = np.fmax(largest, np.fmax(np.abs(change), np.abs(step)))
+        jumped = np.any(largest > 2 * known, axis=1, keepdims=True)
+        total += np.where(jumped, largest, np.maximum(largest - known, 0.0))
     return total
 
 

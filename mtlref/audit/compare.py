@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtlref.audit.alike import Alike
-from mtlref.audit.allowance import KINK, jumps, leaps, plain, spread
+from mtlref.audit.allowance import jumps, leaps, plain, spread
 from mtlref.audit.memory import Memory
 from mtlref.audit.readers import Log, part
 from mtlref.audit.replay import Replay, Steps, logged_weights
@@ -60,6 +60,12 @@ ANEW = 8
 CANDIDATES = 16
 """How many departures of a block are looked at for a beginning."""
 
+
+LOOSE = 4
+"""Where the row's own numbers may move the answer by more than this many times its rounding, a kink is looked for."""
+
+NEARLY = 100
+"""The first weights of a run are off by no more than this many times their rounding."""
 
 FAR = 2**20
 """An error of so many times what the row's own numbers allow is not put down to the rows before it."""
@@ -157,7 +163,7 @@ def starts_here(method: Method, log: Log, row: int) -> bool:
         return True
     first = weights_of(state) if method.lagged else replay.single(row, state).weights
     off = np.abs(np.asarray(logged_weights(log)[row]) - first)
-    return not np.any(off > KINK * plain(log, first[None])[0])
+    return not np.any(off > NEARLY * plain(log, first[None])[0])
 
 
 def followed_up(method: Method, log: Log, one_is_enough: bool, watch: Alike | None = None) -> Iterator[Block]:
@@ -208,7 +214,7 @@ def beyond(
         return np.flatnonzero(np.any(errors > allowed, axis=1) & np.all(errors <= FAR * allowed, axis=1))
 
     kinks = np.zeros(len(off), dtype=bool)
-    large = np.flatnonzero(np.any(more > (KINK - 1) * allowance, axis=1))
+    large = np.flatnonzero(np.any(more > LOOSE * allowance, axis=1))
     if len(large):
         kinks[large] = jumps(replay, off[large], *block)
     left = unexplained()

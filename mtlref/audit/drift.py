@@ -11,9 +11,9 @@ the allowance is the sum of
   so for each weight it starts with, added up; and three times the farthest of those with all numbers moved at random.
 
 Where rounding has taken the replay to the other side of a kink, a sign that turns, run and replay part for good,
-though each follows the method. Such a step is known: from the log's weights it leads where the log goes, and from the
-replay's, which are as near as rounding allows, it leaps elsewhere. There, and at a step that the digits leave
-undecided, the replay is set anew to the log's weights, and goes on.
+though each follows the method. Such a step is known: between the log's weights and the replay's, which are as near as
+rounding allows, its answer jumps; from half way between them it is not half as far off. There, and where a
+step on the way was left undecided by the digits, the replay is set anew to the log's weights, and goes on.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from mtlref.audit.allowance import plain
+from mtlref.audit.allowance import PROPORTIONAL, plain
 from mtlref.audit.free import Free, stretches
-from mtlref.audit.march import STEEPEST
 from mtlref.audit.moved import Moved
 from mtlref.audit.precision import ROUNDINGS, arithmetic
 from mtlref.audit.readers import Log, part
@@ -167,22 +166,24 @@ class Drift:
     # KINKS
 
     def parts_at_kink(self, row: int) -> bool:
-        """Return whether run and replay part at a row because the step to it has a kink between them."""
+        """Return whether a kink parts run and replay at a row: of the step to it, or of one that was left open."""
         if row == 0 or not feeds_back(self.method) or (self.departed is not None and 0 <= self.departed <= row):
             return False
         logged = np.asarray(logged_weights(self.log)[row - 1 : row + 1])
         if not np.isfinite(logged).all():
             return False
-        if row in self.undecided:
+        if any(self.set_at < open_row <= row for open_row in self.undecided):
             return True
         probe = self.replayed(row - 1)
-        state, near = probe.state, np.max(np.abs(weights_of(probe.state) - logged[0]))
-        probe.single(row - 1)
-        there = weights_of(probe.state)
-        probe.state = self.method.resumed(state, logged[0])
-        probe.single(row - 1)
-        leap = np.abs(there - weights_of(probe.state))
-        return not probe.ended and bool(np.any(leap > STEEPEST * near + plain(self.log, there[None])[0]))
+        state, own, answers = probe.state, weights_of(probe.state), []
+        for share in (0.0, 0.5, 1.0):
+            probe.state = self.method.resumed(state, logged[0] + share * (own - logged[0]))
+            probe.single(row - 1)
+            answers.append(weights_of(probe.state))
+        half, leap = (np.abs(there - answers[0]) for there in answers[1:])
+        low, high = PROPORTIONAL
+        jumps = (leap > plain(self.log, answers[2][None])[0]) & ((leap < low * half) | (leap > high * half))
+        return not probe.ended and bool(np.any(jumps))
 
     def replayed(self, row: int) -> Free:
         """Return the replay before a row, from the last mark."""
