@@ -26,6 +26,7 @@ from mtlref.audit.readers import Log
 from mtlref.audit.replay import (
     Replay,
     drawn,
+    feeds_back,
     gradients,
     in_question,
     logged_weights,
@@ -127,13 +128,14 @@ def leaps(
 ) -> Array:
     """Return how much farther than `known` (m, K) the answers of the chosen steps go if all numbers are off, (m, K).
 
-    The numbers of one task are moved against all others', every kind up or down; what the tasks show is added. The
-    move of the weights may hide a jump that goes the other way, so that of the step alone counts as well. An answer
-    that jumps, to more than twice what is known, may still be off by all that is known beside the jump.
+    The numbers of one task are moved against all others', every kind up or down; what the tasks show is added. Where
+    the weights go on from those in use, their move may hide a jump, so that of the step alone counts as well, and
+    an answer that jumps, to more than twice what is known, may still be off by all that is known beside the jump.
     """
     kinds, total = moving(replay, start + chosen), np.zeros(known.shape)
     earlier, K = set_against(replay.log, start + chosen), known.shape[1]
     sides = [np.where(np.arange(K) == task, 1.0, -1.0) for task in range(K)]
+    onward = "w" in kinds and feeds_back(replay.method)
     every = [dict(zip(kinds, signs, strict=True)) for signs in product((-1.0, 1.0), repeat=len(kinds))]
 
     def moves() -> Iterator[dict[str, Array]]:
@@ -149,9 +151,9 @@ def leaps(
         largest = np.zeros(known.shape)
         for signs in every:
             change = next(found) - expected[chosen]
-            step = change - signs["w"] * side * kinds["w"][1] if "w" in kinds else change
+            step = change - signs["w"] * side * kinds["w"][1] if onward else change
             largest = np.fmax(largest, np.fmax(np.abs(change), np.abs(step)))
-        jumped = np.any(largest > 2 * known, axis=1, keepdims=True)
+        jumped = onward & np.any(largest > 2 * known, axis=1, keepdims=True)
         total += np.where(jumped, largest, np.maximum(largest - known, 0.0))
     return total
 

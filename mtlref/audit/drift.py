@@ -29,10 +29,8 @@ from mtlref.audit.free import Free, stretches
 from mtlref.audit.moved import Moved
 from mtlref.audit.precision import ROUNDINGS, arithmetic
 from mtlref.audit.readers import Log, part
-from mtlref.audit.replay import logged_weights
+from mtlref.audit.replay import feeds_back, logged_weights
 from mtlref.contract import Method, weights_of
-from mtlref.methods import Combination
-from mtlref.methods.stages import EQUALISERS
 from mtlref.notation import Array
 from mtlref.state import State
 
@@ -58,12 +56,6 @@ class FreeRun:
     def follows(self) -> bool:
         """Whether the whole run follows from its start."""
         return self.first is None
-
-
-def feeds_back(method: Method) -> bool:
-    """Return whether a method makes its next weights from those in use: only then can a run drift."""
-    stages = [stage.method for stage in method.stages] if isinstance(method, Combination) else [method]
-    return any(isinstance(stage, EQUALISERS) for stage in stages)
 
 
 def free_run(

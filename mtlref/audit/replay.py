@@ -29,6 +29,8 @@ from mtlref.audit.readers import Log
 from mtlref.audit.rows import Rows, followed, row, same, spread_out, take
 from mtlref.audit.spool import BLOCK, let_go
 from mtlref.contract import Method, Step, from_gram, weights_of
+from mtlref.methods import Combination
+from mtlref.methods.stages import EQUALISERS
 from mtlref.notation import Array, MtlrefError
 from mtlref.state import State
 
@@ -53,6 +55,12 @@ class Steps:
     start: int
     expected: Array
     before: State | list[State]
+
+
+def feeds_back(method: Method) -> bool:
+    """Return whether a method makes its next weights from those in use: only then can a run drift."""
+    stages = [stage.method for stage in method.stages] if isinstance(method, Combination) else [method]
+    return any(isinstance(stage, EQUALISERS) for stage in stages)
 
 
 # ONE STEP

@@ -59,6 +59,16 @@ def test_a_fault_of_several_allowances_departs(tmp_path):
     assert (verdict.first.row, verdict.departures) == (100, 1)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_weights_that_no_step_reads_excuse_nothing_by_their_digits(tmp_path, seed):
+    """Beside exact losses, four decimals are off by half a unit of the last: a weight that is off by one departs."""
+    losses, weights = dwa_run(seed)
+    weights = weights.round(4)
+    weights[100] += [1e-4, -1e-4]
+    method, log = log_of(tmp_path, losses, weights)
+    assert [row for b in compared(method, log) for row in b.rows[~b.agrees]] == [100]
+
+
 def test_digits_are_seen_from_the_numbers():
     x = np.random.default_rng(0).uniform(0.2, 2.0, (40, 3))
     assert unit_of(x) == DOUBLE

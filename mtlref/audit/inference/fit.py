@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mtlref.audit.compare import compared
-from mtlref.audit.drift import feeds_back, free_run
+from mtlref.audit.drift import free_run
 from mtlref.audit.inference import gram, losses
 from mtlref.audit.inference.family import FEW, SEARCHED, Family, Span, beginning, defaults
 from mtlref.audit.inference.gradnorm import gradnorm
@@ -17,6 +17,7 @@ from mtlref.audit.inference.numbers import span
 from mtlref.audit.inference.rough import rough
 from mtlref.audit.inference.uncertainty import uncertainty
 from mtlref.audit.readers import Log
+from mtlref.audit.replay import feeds_back
 from mtlref.audit.verdict import begins, explains
 from mtlref.contract import Method
 from mtlref.defects import DEFECTS, Defect
