@@ -25,7 +25,18 @@ from typing import ClassVar, Literal, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mtlref.notation import MID_RANGE, Array, ShapeError, equation, matrix, not_finite, require, row_scale, vector
+from mtlref.notation import (
+    MID_RANGE,
+    Array,
+    ShapeError,
+    equation,
+    matrix,
+    not_finite,
+    require,
+    row_scale,
+    unseen_matrix,
+    vector,
+)
 from mtlref.state import State, own
 
 Reads = Literal["losses", "norms", "gram"]
@@ -148,9 +159,7 @@ def inner_products(jacobian: ArrayLike, K: int | None = None, equation: str | No
     A square that is finite has finite entries only, so nothing else is looked at.
     Errors: ShapeError, DomainError at an entry that is not finite.
     """
-    J: Array = np.asarray(jacobian) if isinstance(jacobian, np.ndarray) else matrix("jacobian", jacobian, K, equation)
-    if J.dtype != np.float64 or J.ndim != 2 or len(J) != K:
-        J = matrix("jacobian", jacobian, K, equation)
+    J = unseen_matrix("jacobian", jacobian, K, equation)
     with np.errstate(all="ignore"):
         G = J @ J.T
     squares = np.diag(G)

@@ -3,7 +3,8 @@
 Everything public in mtlref either returns finite numbers or raises one of the errors below. Each error
 names the argument, the task, the value and the equation, in its message and as attributes.
 
-- `vector`, `matrix`, `count`, `positive`, `nonnegative` check what comes in.
+- `vector`, `matrix`, `count`, `positive`, `nonnegative` check what comes in; `unseen_matrix` leaves the entries
+  of a Jacobian to the equation that reads them.
 - `equation` wraps the function of one tagged equation: it reads the tag from the docstring, seals
   floating-point exceptions, and turns a NaN or an infinity in the result into a named error.
 - `norms` is the Euclidean norm of each row, without overflow or underflow on the way.
@@ -128,6 +129,13 @@ def matrix(argument: str, value: ArrayLike, rows: int | None = None, equation: s
         message = f"{argument} must have one row a task, {wanted}; its shape is {array.shape}{needed(equation)}"
         raise ShapeError(message, argument=argument, value=array.shape, equation=equation)
     return array
+
+
+def unseen_matrix(argument: str, value: ArrayLike, rows: int | None, equation: str | None) -> Array:
+    """Return a float64 matrix of `rows` rows as it is, its entries not looked at, all else as `matrix` does."""
+    if isinstance(value, np.ndarray) and value.dtype == np.float64 and value.ndim == 2 and len(value) == rows:
+        return np.asarray(value)
+    return matrix(argument, value, rows, equation)
 
 
 def count(argument: str, value: int, least: int = 1) -> int:
@@ -278,17 +286,18 @@ MID_RANGE = (2.0**-900, 2.0**1000)
 
 
 def norms(jacobian: Array, equation: str = "GN-1") -> Array:
-    """Return ‖row‖₂ of each row of a finite (K, D) matrix, as (K,); each row is scaled by its largest entry first.
+    """Return ‖row‖₂ of each row of a (K, D) matrix, as (K,); each row is scaled by its largest entry first.
 
     The scaling keeps the squares in range, so the result is right to rounding from 1e-308 to 1e308. It is left out
-    where all squares are far from both ends of float64.
-    Errors: NonFiniteError if the norm itself exceeds the largest float64.
+    where all squares are far from both ends of float64: such a square has finite entries only, and nothing else is
+    looked at.
+    Errors: DomainError at an entry that is not finite, NonFiniteError if the norm exceeds the largest float64.
     """
-    with np.errstate(under="ignore", over="ignore"):
+    with np.errstate(all="ignore"):
         squares = np.einsum("kd,kd->k", jacobian, jacobian)
     if np.all((squares > MID_RANGE[0]) & (squares < MID_RANGE[1])):
         return np.asarray(np.sqrt(squares))
-    scale = row_scale(jacobian)
+    scale = row_scale(matrix("jacobian", jacobian, equation=equation))
     rows = jacobian / scale[:, None]
     with np.errstate(under="ignore", over="ignore"):
         result: Array = scale * np.sqrt(np.einsum("kd,kd->k", rows, rows))

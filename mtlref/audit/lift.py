@@ -99,6 +99,7 @@ def as_float(value: Any) -> Any:
 REPLACED: dict[Any, Any] = {
     notation.vector: given,
     notation.matrix: given,
+    notation.unseen_matrix: given,
     notation.count: given,
     notation.real: given,
     notation.require: require,

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mtlref.contract import Cadence, Method, Reads, Step, same_tasks
-from mtlref.notation import Array, DomainError, count, equation, matrix, nonnegative, norms, require, vector
+from mtlref.notation import Array, DomainError, count, equation, nonnegative, norms, require, unseen_matrix, vector
 from mtlref.optimisers import SGD, Optimiser
 from mtlref.state import State
 
@@ -136,7 +136,7 @@ class GradNorm(Method):
         require(L >= 0, "losses", L, "GN-3", "compares losses of at least 0, not")
         if jacobian is None:
             raise DomainError("GN-1 needs the Jacobian; jacobian is None", argument="jacobian", equation="GN-1")
-        return L, matrix("jacobian", jacobian, K, "GN-1")
+        return L, unseen_matrix("jacobian", jacobian, K, "GN-1")
 
 
 @equation
