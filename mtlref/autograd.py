@@ -127,6 +127,8 @@ def jacobian(losses: Losses, parameters: Sequence[Tensor], chunk: int | None = N
     places = dict(zip(parameters, columns(shapes), strict=True))
     matrix = np.empty((K, sum([x.value.size for x in parameters])))
     nodes = between([losses] if isinstance(losses, Tensor) else losses, places)
+    for x in set(places).difference(nodes):
+        matrix[:, places[x]] = 0.0
     apart = kept_apart(nodes) if isinstance(losses, Tensor) else set()
     size = max(1, BLOCK // largest(nodes, apart)) if chunk is None else count("chunk", chunk)
     for first in range(0, K, size):
@@ -162,45 +164,60 @@ def sweep(
     Errors, where every step is to be looked at: NonFiniteError (primitive and task).
     """
     sent: dict[Tensor, list[Sent]] = {x: [] for x in nodes}
+    placed: set[Tensor] = set()
+    way = Way(apart, targets, look, sent, placed)
     for loss, tasks, c in starts(losses, block, apart):
         sent.get(loss, []).append((tasks, c))
-    written: dict[Tensor, Array] = {}
-    unreached = set(targets)
     for node in reversed(nodes):
-        contributions = sent.pop(node)
-        if not contributions:
-            continue
-        tasks, c = contributions[0] if len(contributions) == 1 else accumulate(contributions, look)
-        if node in targets:
-            unreached.remove(node)
-            if c is not written.get(node):
+        uses = sent.pop(node)
+        if uses:
+            tasks, c = uses[0] if len(uses) == 1 else accumulate(uses, look)
+            if node in targets and (node not in placed or len(uses) > 1):
                 place(targets[node], block, tasks, in_full(c, tasks, node) if node in apart else c)
-        if not node.parents:
+            if node.op == "stack":
+                unstack(node, tasks, c, apart, sent)
+            elif node.parents:
+                send_back(node, tasks, c, way)
+        elif node in targets:
+            targets[node].fill(0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The way back of a block of tasks: what was sent to the nodes that are still to come, and where gradients go.
+
+    `targets`: for each parameter its columns of the matrix; `placed`: those whose columns were written at once.
+    """
+
+    apart: Collection[Tensor]
+    targets: dict[Tensor, Array]
+    look: bool
+    sent: dict[Tensor, list[Sent]]
+    placed: set[Tensor]
+
+
+def send_back(node: Tensor, tasks: tuple[int, ...], c: Array, way: Way) -> None:
+    """Send each parent of `node` its share of the cotangents `c`, a row a task, by the rule of the primitive."""
+    value, given, partials, i = node.value, node.arguments, RULES[node.op], 0
+    sent, apart, targets = way.sent, way.apart, way.targets
+    own = node in apart
+    for x in node.parents:
+        i += 1
+        if x not in sent:
             continue
-        if node.op == "stack":
-            unstack(node, tasks, c, apart, sent)
-            continue
-        value, given, partials, i = node.value, node.arguments, RULES[node.op], 0
-        own, whole = node in apart, len(tasks) == len(block)
-        for x in node.parents:
-            i += 1
-            if x not in sent:
-                continue
-            waiting, partial = sent[x], partials[i]
-            if own:
-                rows = from_slices(partial, c, node, x, tasks, apart)
-            elif partial is matmul_right and whole and x in targets and not waiting and x.value.ndim == 2:
-                place_of_x = targets[x].reshape(len(block), *x.value.shape)
-                rows = written[x] = matmul_right(c, value, *given, out=place_of_x)
-            else:
-                rows = partial(c, value, *given)
-                if rows.shape[1:] != x.value.shape:
-                    rows = unbroadcast(rows, x.value.shape)
-            if look:
-                known_finite(rows, tasks, node.op)
-            waiting.append((tasks, rows))
-    for x in unreached:
-        targets[x].fill(0.0)
+        waiting, partial = sent[x], partials[i]
+        if own:
+            rows = from_slices(partial, c, node, x, tasks, apart)
+        elif partial is matmul_right and not waiting and x.value.ndim == 2 and len(targets.get(x, ())) == len(tasks):
+            rows = matmul_right(c, value, *given, out=targets[x].reshape(len(tasks), *x.value.shape))
+            way.placed.add(x)
+        else:
+            rows = partial(c, value, *given)
+            if rows.shape[1:] != x.value.shape:
+                rows = unbroadcast(rows, x.value.shape)
+        if way.look:
+            known_finite(rows, tasks, node.op)
+        waiting.append((tasks, rows))
 
 
 def starts(

@@ -134,21 +134,21 @@ def partners(K: int, include_self: bool) -> Order:
 
 def checked_orders(draw: ArrayLike | None, K: int, include_self: bool) -> Order:
     """Return `draw` as an array of task indices, a row a task. Errors: ShapeError, DomainError."""
-    everyone = partners(K, include_self)
     if draw is None:
         if K <= 2:
-            return everyone
+            return partners(K, include_self)
         message = f"PCG-2 needs the orders of {K} tasks; draw is None, and sample(rng, {K}) makes one"
         raise DomainError(message, argument="draw", equation="PCG-2")
     given = real("draw", draw, 2, "PCG-2")
-    if given.shape != everyone.shape:
-        message = f"draw must have one order a task, {everyone.shape}; its shape is {given.shape}"
+    tasks = np.arange(K)
+    if given.shape != (K, K if include_self else K - 1):
+        message = f"draw must have one order a task, {(K, K if include_self else K - 1)}; its shape is {given.shape}"
         raise ShapeError(message, argument="draw", value=given.shape, equation="PCG-2")
-    wrong = np.flatnonzero(np.any(np.sort(given, axis=1) != everyone, axis=1))
-    if len(wrong):
-        task = int(wrong[0])
-        order = given[task].tolist()
-        message = f"draw[{task}] = {order} must be an order of the tasks {everyone[task].tolist()}"
+    wrong = np.sort(given if include_self else np.column_stack([given, tasks]), axis=1) != tasks
+    if wrong.any():
+        task = int(np.argmax(wrong.any(axis=1)))
+        order, met = given[task].tolist(), partners(K, include_self)[task].tolist()
+        message = f"draw[{task}] = {order} must be an order of the tasks {met}"
         raise DomainError(message, argument="draw", task=task, value=order, equation="PCG-2")
     return given.astype(np.intp)
 

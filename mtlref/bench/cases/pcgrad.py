@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mtlref.bench.machine import peer
 from mtlref.bench.measure import Contender, Setup
+from mtlref.contract import products
 from mtlref.methods.pcgrad import PCGrad
 from mtlref.notation import Array
 
@@ -39,8 +40,8 @@ def setups(full: bool, peers: bool) -> Iterator[Setup]:
 
 
 def bound(J: Array) -> Array:
-    """Return the direction of the sum, after the inner products."""
-    return np.diag(J @ J.T) @ J
+    """Return the direction of the sum, after the inner products, of few rows in the quicker way that BLAS has."""
+    return np.diag(products(J)) @ J
 
 
 def ours(J: Array, draw: Order) -> Array:
