@@ -45,11 +45,37 @@ def test_every_contender_has_as_many_samples_and_an_untimed_call_before_each(mon
                   (("a", "ours"), ("b", "hand"))]  # fmt: skip
     found = take("x", Setup({}, contenders), 1, rounds=5, rng=RNG(0))
     assert [len(t.samples) for t in found.timings] == [5, 5]
-    rounds = calls[2 + 2 * 2 :]  # the comparison calls each once, the calibration each twice
+    rounds = calls[2 + 2 * 2 :]  # the comparison calls each once, the first sample each twice
     assert len(rounds) == 5 * 2 * 2
     turns = rounds[::2]
     assert turns == rounds[1::2]
     assert {tuple(turns[i : i + 2]) for i in range(0, 10, 2)} == {("a", "b"), ("b", "a")}
+
+
+def test_who_is_slow_is_timed_once_unless_it_is_ours_or_the_bound(monkeypatch):
+    durations = {"bound": 0.5, "ours": 0.4, "quick": 0.02, "slow": 0.3}
+    monkeypatch.setattr(measure, "sample", lambda call, repeats, clock: durations[call()])
+    roles = {"bound": "bound", "ours": "ours", "quick": "hand", "slow": "peer"}
+    contenders = [Contender(name, role, lambda name=name: name, lambda _: []) for name, role in roles.items()]
+    found = take("x", Setup({}, contenders, units=2), 1, rounds=4, rng=RNG(0), budget=2.0)
+    assert {t.contender.name: t.samples for t in found.timings} == {
+        "bound": [0.25] * 4, "ours": [0.2] * 4, "quick": [0.01] * 4, "slow": [0.15],
+    }  # fmt: skip
+    assert "1 sample" in report.row(found, found.timings[3]) and "sample" not in report.row(found, found.timings[2])
+
+
+def test_the_summary_counts_bars_and_who_is_behind():
+    def found(bar, **medians):
+        roles = {"bound": "bound", "mtlref": "ours", "loop": "hand", "torch": "peer"}
+        timings = [measure.Timing(Contender(n, roles[n], lambda: None), [m]) for n, m in medians.items()]
+        return measure.Measured("x", Setup({}, [], bar), 1, timings, 0.0)
+
+    ones = [found(1.5, bound=1, mtlref=2, loop=1, torch=3), found(2.5, bound=1, mtlref=2, loop=4),
+            found(None, bound=1, mtlref=9, loop=5)]  # fmt: skip
+    assert report.summary(ones) == (
+        "   in all: the bar is met in 1 of 2 setups; ahead of loop in 1 of 3; ahead of torch in 1 of 1"
+    )
+    assert report.summary([]) == ""
 
 
 def test_the_units_divide_the_seconds(monkeypatch):

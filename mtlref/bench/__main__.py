@@ -90,7 +90,7 @@ def chosen(names: Sequence[str]) -> list[str]:
 
 
 def run(names: Sequence[str], arguments: argparse.Namespace) -> report.Results:
-    """Measure the cases, printing each table when it is complete."""
+    """Measure the cases, printing each setup when it is measured."""
     results = report.Results(machine.facts(), machine.missing() if arguments.peers else [])
     print(report.header(results, arguments))
     machine.keep_freed_memory()
@@ -105,14 +105,15 @@ def run(names: Sequence[str], arguments: argparse.Namespace) -> report.Results:
                     results.tables += found
                     print("\n" + "\n\n".join(report.table(one) for one in found), flush=True)
                     continue
-                measured = [
-                    measure.take(
-                        name, setup, threads, rounds=arguments.rounds, rng=rng, budget=arguments.budget, clock=clock
-                    )
-                    for setup in case.setups(arguments.full, arguments.peers)
-                ]
+                print("\n" + report.heading(name, case.TITLE, case.BOUND), flush=True)
+                measured = []
+                for setup in case.setups(arguments.full, arguments.peers):
+                    limits = {"rounds": arguments.rounds, "budget": arguments.budget}
+                    measured.append(measure.take(name, setup, threads, rng=rng, clock=clock, **limits))
+                    print("\n" + report.text(measured[-1]), flush=True)
             results.measured += measured
-            print("\n" + report.text(name, case.TITLE, case.BOUND, measured), flush=True)
+            if len(measured) > 1:
+                print("\n" + report.summary(measured), flush=True)
     return results
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ SHORTEST = 0.002
 """Seconds that a sample takes at least: a quicker call is repeated within the sample."""
 PAUSE = 0.001
 """Seconds before each sample, in which a neighbour's deferred work can end."""
+SLOW = 1 / 10
+"""The share of the budget that a call may take: whoever is slower, and neither bound nor ours, is timed once."""
 
 
 class DisagreementError(MtlrefError):
@@ -132,18 +135,26 @@ def take(
     """Compare the contenders' results, then time them in `rounds` rounds (at least 3, fewer if `budget` seconds end).
 
     In a round everybody has one turn, in an order drawn anew. A turn is a pause, a call that is not timed, and a
-    sample: as many calls as SHORTEST needs, over their number.
+    sample: as many calls as SHORTEST needs, over their number. Who is SLOW has one sample, of one call.
     """
     difference = compare(setup)
     timings = [Timing(contender) for contender in setup.contenders]
-    repeats = [calls_a_sample(timing.contender.call) for timing in timings]
     began = time.perf_counter()
     with collector_off():
+        once = [sample(timing.contender.call, 1, clock) for timing in timings]
+        repeats = [max(1, math.ceil(SHORTEST / max(seconds, 1e-7))) for seconds in once]
+        slow = [
+            t.contender.role in ("hand", "peer") and s > SLOW * budget for t, s in zip(timings, once, strict=True)
+        ]
+        for turn in np.flatnonzero(slow):
+            timings[turn].samples.append(once[turn] / setup.units)
         for done in range(rounds):
             if done >= 3 and time.perf_counter() - began > budget:
                 break
             for turn in permuted(rng, len(timings)):
-                timings[turn].samples.append(sample(timings[turn].contender.call, repeats[turn], clock) / setup.units)
+                if not slow[turn]:
+                    seconds = sample(timings[turn].contender.call, repeats[turn], clock)
+                    timings[turn].samples.append(seconds / setup.units)
     return Measured(case, setup, threads, timings, difference)
 
 
@@ -155,15 +166,6 @@ def sample(call: Callable[[], Any], repeats: int, clock: Clock = time.perf_count
     for _ in range(repeats):
         call()
     return (clock() - began) / repeats
-
-
-def calls_a_sample(call: Callable[[], Any]) -> int:
-    """Return how many calls fill SHORTEST seconds."""
-    call()
-    began = time.perf_counter()
-    call()
-    once = time.perf_counter() - began
-    return max(1, int(np.ceil(SHORTEST / max(once, 1e-7))))
 
 
 def permuted(rng: np.random.Generator, n: int) -> NDArray[np.int64]:

@@ -90,13 +90,28 @@ def header(results: Results, arguments: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
-def text(case: str, title: str, bound: str, measured: Sequence[Measured]) -> str:
-    """Return the table of a case."""
-    lines = [f"== {case}: {title}", f"   bound: {bound}"]
+def heading(case: str, title: str, bound: str) -> str:
+    """Return the lines above a case."""
+    return f"== {case}: {title}\n   bound: {bound}"
+
+
+def text(one: Measured) -> str:
+    """Return the lines of a setup."""
+    threads = f"{one.threads} thread{'s' * (one.threads > 1)}"
+    return "\n".join([f"   {one.setup.label}; {threads}{verdict(one)}", *[row(one, t) for t in one.timings]])
+
+
+def summary(measured: Sequence[Measured]) -> str:
+    """Return how many of a case's setups meet their bar, and in how many ours is quicker than each of the others."""
+    barred = [one.to_bound <= one.setup.bar for one in measured if one.to_bound and one.setup.bar]
+    ahead: dict[str, list[bool]] = {}
     for one in measured:
-        lines += ["", f"   {one.setup.label}; {one.threads} thread{'s' * (one.threads > 1)}{verdict(one)}"]
-        lines += [row(one, t) for t in one.timings]
-    return "\n".join(lines)
+        for timing in one.timings:
+            if timing.contender.role in ("hand", "peer") and (ours := one.median("ours")):
+                ahead.setdefault(timing.contender.name, []).append(ours < timing.median)
+    parts = [f"the bar is met in {sum(barred)} of {len(barred)} setups"] if barred else []
+    parts += [f"ahead of {name} in {sum(wins)} of {len(wins)}" for name, wins in ahead.items()]
+    return f"   in all: {'; '.join(parts)}" if parts else ""
 
 
 def verdict(one: Measured) -> str:
@@ -113,7 +128,8 @@ def row(one: Measured, timing: Timing) -> str:
     to_bound = "" if not bound else f"{timing.median / bound:8.2f} ×bound"
     to_ours = "" if not ours else f"{timing.median / ours:8.2f} ×ours"
     spread = f"[{seconds(timing.quantile(0.25))} to {seconds(timing.quantile(0.75))}]"
-    note = f"  ({timing.contender.note})" if timing.contender.note else ""
+    notes = ([timing.contender.note] if timing.contender.note else []) + ["1 sample"] * (len(timing.samples) == 1)
+    note = f"  ({', '.join(notes)})" if notes else ""
     return (
         f"   {timing.contender.name:<20}{seconds(timing.median):>10} {spread:<24}{to_bound}{to_ours}{note}".rstrip()
     )
