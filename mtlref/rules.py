@@ -182,8 +182,8 @@ c is (T, *shape of z), and what comes after the operands (an axis, an exponent) 
 At the kinks, AD-C1: the derivative of relu at 0 is 0, and AD-C2: the derivative of |x| at 0 is 0.
 """
 
-PRODUCTS = frozenset({"matmul", "affine"})
-"""What BLAS computes, maybe in other threads, whose overflow NumPy does not see."""
+PRODUCTS = frozenset({"matmul", "affine", "squared_error"})
+"""Sums of products, made by BLAS, maybe in other threads, or by `einsum`: NumPy does not see their overflow."""
 
 ELEMENTWISE = frozenset(RULES) & frozenset(
     "add subtract multiply divide power negative exp log sqrt tanh sigmoid softplus relu absolute".split()  # noqa: SIM905
@@ -198,8 +198,10 @@ def keeps_apart(op: str, z: Values, given: Sequence[Any]) -> bool:
     """
     if any([len(a) != len(z) for a in given if isinstance(a, np.ndarray) and a.ndim >= z.ndim]):
         return False
+    if op == "squared_error":
+        return given[-1] is True
     if op in PRODUCTS:
         return bool(given[1].ndim > 2)
     if op in ("sum", "mean", "logsumexp", "softmax"):
         return 0 not in summed_axes(given[0], given[1])
-    return op in ELEMENTWISE or op in ("parameter", "stack", "pick") or (op == "squared_error" and given[-1] is True)
+    return op in ELEMENTWISE or op in ("parameter", "stack", "pick")

@@ -163,8 +163,8 @@ def alarmed(op: str, forward: Callable[..., Values], given: Sequence[Any]) -> Va
     """Return a primitive's value of finite operands. Errors: NonFiniteError.
 
     The processor notes an overflow, a division by 0 and an invalid operation, and NumPy looks at the note after
-    every call of its own. So a result without a note is finite. The products of BLAS may be made by other threads,
-    whose notes nobody reads.
+    every call of its own. So a result without a note is finite, but for PRODUCTS: nobody looks after `einsum`, and
+    BLAS may have been at work in other threads, whose notes nobody reads.
     """
     try:
         value = ALARM.copy().run(called, forward, given)

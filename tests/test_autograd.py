@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from mtlref import autograd as ad
 from mtlref.autograd import RULES, MissingRuleError, Tensor, constant, jacobian, parameter, stop_gradient
+from mtlref.networks import mse
 from mtlref.notation import MtlrefError, NonFiniteError, ShapeError
 
 H = 1e-30
@@ -393,6 +394,11 @@ def test_leaves_hold_finite_numbers():
         ("power", lambda x: (x - 1) ** -1),
         ("multiply", lambda x: (x * 1e200) * 1e200),
         ("matmul", lambda x: (x * 1e200).reshape((1, 2)) @ (x * 1e200).reshape((2, 1))),
+        ("squared_error", lambda x: mse(x * 1e200, np.zeros(2))),
+        ("squared_error", lambda x: mse((x * 1e200).reshape((2, 1)), np.zeros((2, 1)), each=True)),
+        ("sum", lambda x: (x * 8e307).sum()),
+        ("mean", lambda x: (x * 8e307).mean()),
+        ("affine", lambda x: ad.apply("affine", (x * 1e200).reshape((1, 2)), (x * 1e200).reshape((2, 1)), x[:1])),
     ],
 )
 def test_an_overflow_forward_names_the_primitive(name, use):

@@ -261,25 +261,36 @@ def test_the_first_entry_that_is_not_finite_is_named():
         autograd.log(constant([1.0, 0.0, 2.0, 0.0]))
 
 
-IN_ANOTHER_THREAD = """
+IN_ANOTHER_THREAD = {
+    "matmul gives inf at [256, 0] of its shape (512, 512)": """
 import numpy as np
 from mtlref.autograd import constant
 
 x = np.ones((512, 512))
 x[256:] = 1e300  # the rows of a second thread alone overflow
 constant(x) @ constant(np.full((512, 512), 1e300))
-"""
+""",
+    "squared_error gives inf at [] of its shape ()": """
+import numpy as np
+from mtlref.networks import mse
+
+x = np.zeros(10**6)
+x[-10:] = 1e200
+mse(x, np.zeros(10**6))
+""",
+}
 
 
-def test_what_overflows_in_another_thread_is_noticed():
+@pytest.mark.parametrize("message", IN_ANOTHER_THREAD)
+def test_what_overflows_in_another_thread_is_noticed(message):
     done = subprocess.run(
-        [sys.executable, "-c", IN_ANOTHER_THREAD],
+        [sys.executable, "-c", IN_ANOTHER_THREAD[message]],
         env={**os.environ, "OPENBLAS_NUM_THREADS": "2", "OMP_NUM_THREADS": "2"},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert "NonFiniteError: matmul gives inf at [256, 0] of its shape (512, 512)" in done.stderr
+    assert f"NonFiniteError: {message}" in done.stderr
 
 
 def test_what_overflows_without_a_note_is_noticed(monkeypatch):
