@@ -58,7 +58,11 @@ class Problem:
 
 
 def problem(width: int, depth: int, K: int, batch: int, loss: str, activation: str = "relu") -> Problem:
-    """Return a problem of these sizes, drawn with a seed."""
+    """Return a problem of these sizes, drawn with a seed.
+
+    Biases are drawn too: with none, an example for which all units of a layer are 0 sits on the kinks of the next,
+    where libraries take different derivatives (AD-C1).
+    """
     rng = np.random.default_rng(0)
     outputs = 1 if loss == "mse" else CLASSES
     network = nn.SharedTrunk(width, (width,) * depth, (outputs,) * K, activation)  # type: ignore[arg-type]
@@ -66,7 +70,8 @@ def problem(width: int, depth: int, K: int, batch: int, loss: str, activation: s
     targets = tuple(
         rng.normal(size=(batch, 1)) if loss == "mse" else rng.integers(0, CLASSES, batch) for _ in range(K)
     )
-    parameters = network.init(rng)
+    drawn = network.init(rng)
+    parameters = drawn.rebuilt([a if a.ndim == 2 else rng.normal(size=a.shape) / 10 for a in drawn.flat])
     return Problem(width, depth, K, batch, loss, activation, network, parameters, x, targets, x, targets)
 
 
