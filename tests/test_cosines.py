@@ -114,3 +114,12 @@ def test_a_power_of_two_changes_no_bit():
         other, square_there, top_there = well_apart(scaled)
         np.testing.assert_array_equal(found.a, other.a)
         assert F(square_there) * F(4) ** top_there == F(square) * F(4) ** (top + exponent)
+
+
+def test_cosines_whose_inverse_is_beyond_float64_are_left_to_the_longer_way():
+    """By hand: the second gradient leads away from the first, and w_3 = 1e-160: it is 1e80 times as long, at 90°."""
+    J = np.array([[-1.0, 1e-160], [-1e80, -1e-160], [-1e-200, 1e80]])
+    assert well_apart(J) is None
+    found = minimum_norm(J)
+    np.testing.assert_allclose(found.weights, [1.0, 0.0, 1e-160], rtol=0, atol=1e-15)
+    assert found.objective == 1.0
