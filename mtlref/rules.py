@@ -198,10 +198,8 @@ def keeps_apart(op: str, z: Values, given: Sequence[Any]) -> bool:
     """
     if any([len(a) != len(z) for a in given if isinstance(a, np.ndarray) and a.ndim >= z.ndim]):
         return False
-    if op == "squared_error":
-        return given[-1] is True
-    if op in PRODUCTS:
+    if op in ("matmul", "affine"):
         return bool(given[1].ndim > 2)
     if op in ("sum", "mean", "logsumexp", "softmax"):
         return 0 not in summed_axes(given[0], given[1])
-    return op in ELEMENTWISE or op in ("parameter", "stack", "pick")
+    return op in ELEMENTWISE or op in ("parameter", "stack", "pick", "squared_error")  # the last of `each` task

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -141,6 +142,41 @@ def test_every_float_gives_finite_numbers_or_a_named_error(numbers):
 
 
 # EVERY METHOD
+
+
+READ_GRADIENTS = [stem for stem, cls in mtlref.METHODS.items() if cls.reads != "losses"]
+
+
+def stepped(stem, jacobian):
+    """Return the first step of a method of three tasks."""
+    method = example(mtlref.METHODS[stem])
+    draw = method.sample(np.random.default_rng(0), 3)
+    return method.step(method.init(3), np.ones(3), jacobian, **({} if draw is None else {"draw": draw}))
+
+
+@pytest.mark.parametrize("stem", READ_GRADIENTS)
+@pytest.mark.parametrize("shape", [(3,), (4, 5), (3, 2, 2), (0, 5)])
+def test_an_array_of_another_shape_is_no_jacobian(stem, shape):
+    with pytest.raises(mtlref.ShapeError, match=r"^jacobian must have") as caught:
+        stepped(stem, np.ones(shape))
+    assert caught.value.argument == "jacobian"
+
+
+@pytest.mark.parametrize("stem", READ_GRADIENTS)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_entry_of_an_array_that_is_not_finite_is_named(stem, value):
+    jacobian = np.ones((3, 5))
+    jacobian[1, 4] = value
+    with pytest.raises(mtlref.DomainError, match=re.escape(f"jacobian[1, 4] = {value} is not finite")) as caught:
+        stepped(stem, jacobian)
+    assert caught.value.task == 1
+
+
+@pytest.mark.parametrize("stem", READ_GRADIENTS)
+@pytest.mark.parametrize("dtype, unit", [(np.float32, 2.0**-80), (np.int8, 2)])
+def test_other_types_of_numbers_are_taken_as_float64(stem, dtype, unit):
+    jacobian = ((np.arange(15).reshape(3, 5) - 4) * unit).astype(dtype)  # whose squares the type does not hold
+    assert stepped(stem, jacobian).state == stepped(stem, jacobian.astype(np.float64)).state
 
 
 @pytest.mark.parametrize("stem", list(mtlref.METHODS))
