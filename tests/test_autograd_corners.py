@@ -261,6 +261,18 @@ def test_the_first_entry_that_is_not_finite_is_named():
         autograd.log(constant([1.0, 0.0, 2.0, 0.0]))
 
 
+def test_a_product_s_right_factor_may_be_made_from_parameters():
+    """L_k = Σ (X f(W))_bk: the slope by W_jk is f'(W_jk) Σ_b X_bj, and 0 by the other columns."""
+    X, w = np.array([[1.0, 2.0], [3.0, -1.0], [0.5, 4.0]]), np.array([[0.3, -0.2], [0.1, 0.7]])
+    W = parameter(w)
+    y = X @ (W * W)
+    expected = np.zeros((2, 2, 2))
+    for k in range(2):
+        expected[k, :, k] = 2 * w[:, k] * X.sum(axis=0)
+    found = jacobian([y[:, 0].sum(), y[:, 1].sum()], [W]).matrix
+    np.testing.assert_allclose(found, expected.reshape(2, 4), rtol=1e-15)
+
+
 IN_ANOTHER_THREAD = {
     "matmul gives inf at [256, 0] of its shape (512, 512)": """
 import numpy as np

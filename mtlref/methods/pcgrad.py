@@ -140,9 +140,9 @@ def checked_orders(draw: ArrayLike | None, K: int, include_self: bool) -> Order:
         message = f"PCG-2 needs the orders of {K} tasks; draw is None, and sample(rng, {K}) makes one"
         raise DomainError(message, argument="draw", equation="PCG-2")
     given = real("draw", draw, 2, "PCG-2")
-    tasks = np.arange(K)
-    if given.shape != (K, K if include_self else K - 1):
-        message = f"draw must have one order a task, {(K, K if include_self else K - 1)}; its shape is {given.shape}"
+    tasks, wanted = np.arange(K), (K, K if include_self else K - 1)
+    if given.shape != wanted:
+        message = f"draw must have one order a task, {wanted}; its shape is {given.shape}"
         raise ShapeError(message, argument="draw", value=given.shape, equation="PCG-2")
     wrong = np.sort(given if include_self else np.column_stack([given, tasks]), axis=1) != tasks
     if wrong.any():

@@ -325,6 +325,10 @@ def test_norms_too_far_apart_overflow_only_on_conflict():
         take(np.array([[1e200, 0.0], [-1e-200, 1e-200]]))
 
 
+def test_one_task_needs_no_order():
+    np.testing.assert_array_equal(take(np.array([[2.0, -1.0]])).weights, [1.0])
+
+
 BAD = [
     ({"losses": [1.0, 2.0]}, ShapeError, "losses", None, 2, None),
     ({"losses": [1.0, math.nan, 2.0]}, DomainError, "losses", 1, math.nan, None),
@@ -334,6 +338,8 @@ BAD = [
     ({"draw": None}, DomainError, "draw", None, None, "PCG-2"),
     ({"draw": [[1, 2], [0, 2]]}, ShapeError, "draw", None, (2, 2), "PCG-2"),
     ({"draw": [1, 2, 0]}, ShapeError, "draw", None, (3,), "PCG-2"),
+    ({"draw": [[1, 2], [0, 2], [0, 1], [0, 1]]}, ShapeError, "draw", None, (4, 2), "PCG-2"),
+    ({"draw": [[1, 2, 2], [0, 2, 2], [0, 1, 1]]}, ShapeError, "draw", None, (3, 3), "PCG-2"),
     ({"draw": [[1, 2], [0, 2], [1, 1]]}, DomainError, "draw", 2, [1.0, 1.0], "PCG-2"),
     ({"draw": [[1, 2], [1, 2], [0, 1]]}, DomainError, "draw", 1, [1.0, 2.0], "PCG-2"),
     ({"draw": [[1, 2], [0, 3], [0, 1]]}, DomainError, "draw", 1, [0.0, 3.0], "PCG-2"),
@@ -351,6 +357,12 @@ def test_bad_inputs_are_named(changes, error, argument, task, value, tag):
     got = caught.value
     assert (got.argument, got.task, got.equation) == (argument, task, tag)
     assert got.value == value or (value != value and got.value != got.value)
+
+
+@pytest.mark.parametrize("include_self, wanted", [(False, r"\(3, 2\)"), (True, r"\(3, 3\)")])
+def test_the_shape_that_the_orders_must_have_is_said(include_self, wanted):
+    with pytest.raises(ShapeError, match=f"^draw must have one order a task, {wanted}; its shape is \\(2, 2\\)$"):
+        take(HAND, [[1, 2], [0, 2]], PCGrad(include_self=include_self))
 
 
 @pytest.mark.parametrize(("name", "value", "tag"), [("include_self", "no", "PCG-2"), ("reduction", "max", "PCG-5")])
