@@ -73,7 +73,8 @@ def test_the_summary_counts_bars_and_who_is_behind():
     ones = [found(1.5, bound=1, mtlref=2, loop=1, torch=3), found(2.5, bound=1, mtlref=2, loop=4),
             found(None, bound=1, mtlref=9, loop=5)]  # fmt: skip
     assert report.summary(ones) == (
-        "   in all: the bar is met in 1 of 2 setups; ahead of loop in 1 of 3; ahead of torch in 1 of 1"
+        "   in all: mtlref meets the bar in 1 of 2 setups; loop meets the bar in 1 of 2 setups; "
+        "mtlref is ahead of loop in 1 of 3; mtlref is ahead of torch in 1 of 1"
     )
     assert report.summary([]) == ""
 

@@ -102,15 +102,19 @@ def text(one: Measured) -> str:
 
 
 def summary(measured: Sequence[Measured]) -> str:
-    """Return how many of a case's setups meet their bar, and in how many ours is quicker than each of the others."""
-    barred = [one.to_bound <= one.setup.bar for one in measured if one.to_bound and one.setup.bar]
+    """Return in how many of a case's setups the bar is met, and in how many ours is quicker than the others."""
+    met: dict[str, list[bool]] = {}
     ahead: dict[str, list[bool]] = {}
     for one in measured:
+        bound, ours = one.median("bound"), one.median("ours")
         for timing in one.timings:
-            if timing.contender.role in ("hand", "peer") and (ours := one.median("ours")):
-                ahead.setdefault(timing.contender.name, []).append(ours < timing.median)
-    parts = [f"the bar is met in {sum(barred)} of {len(barred)} setups"] if barred else []
-    parts += [f"ahead of {name} in {sum(wins)} of {len(wins)}" for name, wins in ahead.items()]
+            name, role = timing.contender.name, timing.contender.role
+            if role in ("ours", "hand") and one.setup.bar and bound:
+                met.setdefault(name, []).append(timing.median <= one.setup.bar * bound)
+            if role in ("hand", "peer") and ours:
+                ahead.setdefault(name, []).append(ours < timing.median)
+    parts = [f"{name} meets the bar in {sum(wins)} of {len(wins)} setups" for name, wins in met.items()]
+    parts += [f"mtlref is ahead of {name} in {sum(wins)} of {len(wins)}" for name, wins in ahead.items()]
     return f"   in all: {'; '.join(parts)}" if parts else ""
 
 
