@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -226,6 +229,40 @@ def test_the_command_measures_prints_and_writes(capsys, tmp_path):
     assert [c["name"] for c in written["measured"][0]["contenders"]] == ["bound", "mtlref"]
     ours = written["measured"][0]["contenders"][1]
     assert ours["least"] <= ours["quarter"] <= ours["median"] <= ours["three_quarters"] and ours["to_ours"] == 1
+
+
+LIMITED = """
+import sys
+from mtlref.bench import __main__ as program
+from mtlref.bench import measure
+from mtlref.bench.cases import tape
+
+def setups(full, peers):
+    import torch
+
+    contenders = [measure.Contender("threads", "ours", lambda: float(torch.get_num_threads()))]
+    yield measure.Setup({"n": 1}, [*contenders, measure.Contender("one", "hand", lambda: 1.0)])
+
+tape.setups = setups
+sys.exit(program.main(["tape", "--peers", "--threads", "1", "2", "--rounds", "3", "--budget", "0.01"]))
+"""
+
+
+def test_torch_has_one_thread_from_the_first_case_on(tmp_path):
+    """With two threads asked for later: it was loaded after the limit before, and ran with both."""
+    for module in ("torch", "threadpoolctl"):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"sets the threads of {module}")
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED],
+        env={**os.environ, **dict.fromkeys(machine.VARIABLES, "2")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    # with one thread the two contenders agree, with two they differ
+    assert "; 1 thread" in done.stdout and "2 threads" not in done.stdout
+    assert done.returncode == 1 and "one and threads differ by" in done.stderr, done.stderr
 
 
 def test_missing_peers_are_named(capsys, monkeypatch):

@@ -94,6 +94,7 @@ def run(names: Sequence[str], arguments: argparse.Namespace) -> report.Results:
     results = report.Results(machine.facts(), machine.missing() if arguments.peers else [])
     print(report.header(results, arguments))
     machine.keep_freed_memory()
+    machine.load_threaded(arguments.peers)
     rng = np.random.default_rng(arguments.seed)
     for name in names:
         case = load(name)

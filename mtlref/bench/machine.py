@@ -36,6 +36,13 @@ def peer(module: str) -> ModuleType | None:
     return importlib.import_module(module) if importlib.util.find_spec(module) else None
 
 
+def load_threaded(peers: bool) -> None:
+    """Load SciPy's BLAS and, for the peers, torch: `limited` reaches only what is there when it begins."""
+    importlib.import_module("scipy.linalg")
+    if peers:
+        peer("torch")
+
+
 def missing() -> list[str]:
     """Return the peers that are not installed."""
     return [name for module, name in PEERS.items() if importlib.util.find_spec(module) is None]
@@ -101,7 +108,10 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def limited(threads: int) -> Iterator[None]:
-    """Run with this many threads in BLAS, OpenMP and torch. JAX keeps the pool it began with (see `restarted`)."""
+    """Run with this many threads in BLAS, OpenMP and torch, as far as they are loaded (see `load_threaded`).
+
+    JAX keeps the pool it began with (see `restarted`).
+    """
     with ExitStack() as stack:
         if can_set_threads():
             stack.enter_context(importlib.import_module("threadpoolctl").threadpool_limits(threads))
