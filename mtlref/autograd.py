@@ -198,15 +198,12 @@ class Way:
 
 def send_back(node: Tensor, tasks: tuple[int, ...], c: Array, way: Way) -> None:
     """Send each parent of `node` its share of the cotangents `c`, a row a task, by the rule of the primitive."""
-    value, given, partials, i = node.value, node.arguments, RULES[node.op], 0
-    sent, apart, targets = way.sent, way.apart, way.targets
-    own = node in apart
-    for x in node.parents:
-        i += 1
+    value, given, sent, apart, targets = node.value, node.arguments, way.sent, way.apart, way.targets
+    for x, partial in zip(node.parents, RULES[node.op][1:], strict=True):
         if x not in sent:
             continue
-        waiting, partial = sent[x], partials[i]
-        if own:
+        waiting = sent[x]
+        if node in apart:
             rows = from_slices(partial, c, node, x, tasks, apart)
         elif partial is matmul_right and not waiting and x.value.ndim == 2 and len(targets.get(x, ())) == len(tasks):
             rows = matmul_right(c, value, *given, out=targets[x].reshape(len(tasks), *x.value.shape))

@@ -44,6 +44,7 @@ def well_apart(J: Array) -> tuple[Candidate, float, int] | None:
         inverse = np.asarray(np.linalg.inv(C), dtype=np.float64)
     except np.linalg.LinAlgError:
         return None
+    # beyond 1/ε QP-10 says no in any case, and its own numbers may overflow
     if not (np.abs(inverse).max() <= 1 / EPS and gram_error(inverse, noise) <= FARTHEST):
         return None
     inside, terms = np.ones(len(J), dtype=bool), inverse @ (1 / lengths)

@@ -248,7 +248,7 @@ sys.exit(program.main(["tape", "--peers", "--threads", "1", "2", "--rounds", "3"
 """
 
 
-def test_torch_has_one_thread_from_the_first_case_on(tmp_path):
+def test_torch_has_one_thread_from_the_first_case_on():
     """With two threads asked for later: it was loaded after the limit before, and ran with both."""
     for module in ("torch", "threadpoolctl"):
         if importlib.util.find_spec(module) is None:

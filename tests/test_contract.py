@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mtlref
-from mtlref.contract import direction
+from mtlref.contract import direction, products
 from mtlref.notation import EQUATIONS
 from tests.problems import WHOLE_RANGE, jacobians, positive
 
@@ -118,6 +118,19 @@ def test_what_is_no_gram_matrix_is_refused(gram):
 
 def test_direction_is_the_weighted_sum_of_the_rows():
     np.testing.assert_array_equal(direction(np.array([2.0, -1.0]), np.array([[1.0, 2.0], [3.0, 4.0]])), [-1.0, 0.0])
+
+
+@pytest.mark.parametrize("K", range(1, 10))
+def test_inner_products_are_those_of_whole_numbers(K):
+    rows = [[(7 * i + 3 * d) % 11 - 5 for d in range(5)] for i in range(K)]
+    expected = [[sum(a * b for a, b in zip(one, other, strict=True)) for other in rows] for one in rows]
+    np.testing.assert_array_equal(products(np.array(rows, dtype=float)), expected)
+
+
+@pytest.mark.parametrize("K", range(1, 10))
+def test_inner_products_are_symmetric_to_the_last_bit(K):
+    found = products(np.random.default_rng(K).normal(size=(K, 1001)))
+    np.testing.assert_array_equal(found, found.T)
 
 
 @given(st.lists(WHOLE_RANGE, min_size=6, max_size=6))

@@ -117,7 +117,7 @@ def test_a_power_of_two_changes_no_bit():
 
 
 def test_cosines_whose_inverse_is_beyond_float64_are_left_to_the_longer_way():
-    """By hand: the second gradient leads away from the first, and w_3 = 1e-160: it is 1e80 times as long, at 90°."""
+    """By hand: w_2 = 0, for d·g_2 = 1e80 > ‖d‖² = 1; w_3 = 1e-160, for g_3 is 1e80 times as long as g_1, at 90°."""
     J = np.array([[-1.0, 1e-160], [-1e80, -1e-160], [-1e-200, 1e80]])
     assert well_apart(J) is None
     found = minimum_norm(J)

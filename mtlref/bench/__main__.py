@@ -38,7 +38,13 @@ def parser() -> argparse.ArgumentParser:
         help="numbers of threads, one after another; default 1 and 2, or 1 without threadpoolctl or a second core",
     )
     made.add_argument("--rounds", type=int, default=15, metavar="N", help="samples of each contender; default 15")
-    made.add_argument("--budget", type=float, default=30.0, metavar="S", help="seconds a setup may take; default 30")
+    made.add_argument(
+        "--budget",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="seconds a setup may take; others whose one call takes a tenth of it are timed once; default 30",
+    )
     made.add_argument(
         "--cpu",
         action="store_true",

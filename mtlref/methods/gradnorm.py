@@ -131,7 +131,7 @@ class GradNorm(Method):
         return GradNormState(vector("weights", weights), known.initial_losses, known.optimiser)
 
     def _inputs(self, losses: ArrayLike, jacobian: ArrayLike | None, K: int) -> tuple[Array, Array]:
-        """Return the checked losses (K,) and Jacobian (K, D)."""
+        """Return the checked losses (K,) and the Jacobian (K, D), whose entries `norms` looks at."""
         L = vector("losses", losses, K, "GN-3")
         require(L >= 0, "losses", L, "GN-3", "compares losses of at least 0, not")
         if jacobian is None:
