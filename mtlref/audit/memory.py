@@ -102,17 +102,20 @@ class Memory:
     def along(self, rows: NDArray[np.intp], before: Any, start: list[Array]) -> list[Array]:
         """Return how far the states before the rows and after the last may be off (n + 1, …), from `start` on.
 
-        A first row's state has less to remember than the one after it, and nothing to be off by.
+        A first row's state has less to remember than the one after it, and nothing to be off by. What the steps hand
+        on as the array that it was, an L(0), no number of theirs moves.
         """
-        columns = columns_of(self.log, rows)
+        columns, weights = columns_of(self.log, rows), position(before)
         at_rest = {key: values for key, (values, _) in columns.items()}
         now, after = leaves(before), self.after(before, at_rest)[1]
+        if len(now) == len(after) and all(a is b or a is now[weights] for a, b in zip(now, after, strict=True)):
+            return [np.broadcast_to(e, (len(rows) + 1, *e.shape)) for e in start]
         own = [np.zeros(values.shape) for values in after]
         each = self.after_each(before, ((now, moved) for moved in self.moves(columns)), after)
         for (_, one), (_, other) in in_pairs(each):
             for total, a, b, leaf in zip(own, one, other, after, strict=True):
                 total += np.fmax(0, np.fmax(np.abs(a - leaf), np.abs(b - leaf)))
-        own[position(before)][:] = 0.0
+        own[weights][:] = 0.0
         if len(now) != len(after):
             return [np.concatenate([np.zeros_like(e[:1]), e]) for e in own]
         return solved(start, own, list(self.slopes(before, at_rest, now, after)))

@@ -163,6 +163,22 @@ def test_adam_s_moments_carry_the_rounding_of_every_earlier_number(tmp_path, see
     assert all(block.agrees.all() for block in compared(method, log))
 
 
+@pytest.mark.parametrize("optimiser", [None, Adam(0.025)], ids=["plain", "Adam"])
+def test_the_first_losses_stay_as_far_off_as_the_first_row_printed_them(tmp_path, optimiser):
+    """GradNorm never writes to L(0) again: what it may be off is half of the last decimal at every row."""
+    losses, norms = loops.falling(np.random.default_rng(5), N, K)
+    method, descent = build("gradnorm", {"optimiser": optimiser}), loops.Descent(0.025)
+    log = printed(tmp_path, losses, loops.gradnorm(losses, norms, 1.5, descent), 3, method, norms)
+    memory, seen = Memory(method, log), 0
+    for done in Replay(method, log).blocks():
+        for _, before, off in memory.follow(done):
+            if before.initial_losses is not None:
+                assert before.initial_losses.values == pytest.approx(np.tile(log.losses[0], (len(off[1]), 1)))
+                assert off[1] == pytest.approx(np.full((len(off[1]), K), 0.5e-3), rel=2e-3)  # float32 adds its own
+                seen += len(off[1])
+    assert seen == N - 2  # all steps but the first, which remembers nothing
+
+
 def test_errors_are_handed_on_as_the_recursion_says():
     """A mean with slope ½, and a number that gets three times its error: e = 2 − 2^(1−t) and 3 e(t)."""
     n = 6
