@@ -11,6 +11,8 @@ rows are stacked, and below that point a single sweep computes all K gradients. 
 broadcasting aligns it with nothing. The sweep goes by blocks of tasks, whose cotangents stay in the cache.
 Where K heads are alike, their K computations are recorded as one on stacked tensors (`stack`, AD-13), whose
 cotangents have a slice a task for the row a task, and cost K slices, not K² (AD-14).
+
+Derivation: derivations/autograd.md.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import mtlref
 from mtlref import vectors
@@ -20,6 +21,9 @@ from mtlref.experiments import command as reproduce
 from mtlref.methods import METHODS
 from mtlref.notation import MtlrefError
 from mtlref.settings import build, parse
+
+if TYPE_CHECKING:
+    from mtlref.explain import Explanation
 
 AGREES, DEPARTS, UNUSABLE = 0, 1, 2
 """The exit statuses."""
@@ -55,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(required=True, metavar="COMMAND")
     audit_command.add_arguments(commands.add_parser("audit", help="does a training run's log follow the method?"))
     command.add_arguments(commands.add_parser("check", help="does an implementation mean what the method means?"))
-    _explain_parser(commands.add_parser("explain", help="a method's equations with numbers in them"))
+    _explain_parser(commands.add_parser("explain", help="equations with numbers in them, of a method or of one tag"))
     vectors.add_arguments(commands.add_parser("vectors", help="golden vectors: inputs and exact answers, as JSON"))
     reproduce.add_arguments(commands.add_parser("reproduce", help="published experiments, trained anew"))
     return root
@@ -64,9 +68,11 @@ def parser() -> argparse.ArgumentParser:
 def _explain_parser(command: argparse.ArgumentParser) -> None:
     command.description = (
         "Prints every tagged equation of a method with the numbers it gives, on a built-in problem or on yours. "
-        "Give --losses, and --norms or --jacobian, once a step (once an epoch for DWA); the last one is explained."
+        "Give --losses, and --norms or --jacobian, once a step (once an epoch for DWA); the last one is explained. "
+        "Of a TAG, GN-4 for one, it prints that equation, where its code and derivation are, the checks of "
+        "`mtlref check` that are put to it, and the known defects that break it."
     )
-    command.add_argument("method", choices=list(METHODS), metavar="METHOD", help=", ".join(METHODS))
+    command.add_argument("subject", metavar="METHOD | TAG", help=f"{', '.join(METHODS)}; or a tag such as GN-4")
     command.add_argument("--losses", metavar="L1,L2,…", action="append", type=_numbers, help="the losses of a step")
     gradients = command.add_mutually_exclusive_group()
     gradients.add_argument(
@@ -86,6 +92,24 @@ def _explain_parser(command: argparse.ArgumentParser) -> None:
 
 def _explain(arguments: argparse.Namespace) -> int:
     """Carry out `mtlref explain`."""
+    from mtlref import explain, lookup
+
+    if arguments.subject in METHODS:
+        explanation = _explanation(arguments.subject, arguments)
+        print(json.dumps(explanation.plain(), indent=2) if arguments.json else explain.text(explanation))
+        return AGREES
+    entry = lookup.look_up(arguments.subject)
+    stem = lookup.method_of(entry.tag)
+    if stem is None and (arguments.losses or arguments.norms or arguments.jacobian or arguments.set):
+        raise MtlrefError(f"no method's step shows {entry.tag} by itself: it takes no numbers and no settings")
+    shown = None if stem is None else _explanation(stem, arguments, entry.tag)
+    plain = {**entry.plain(), **({} if shown is None else shown.plain())}
+    print(json.dumps(plain, indent=2) if arguments.json else explain.text_of(entry, shown))
+    return AGREES
+
+
+def _explanation(stem: str, arguments: argparse.Namespace, tag: str | None = None) -> Explanation:
+    """Return the explanation of a step on the numbers that were given, or on the built-in ones."""
     from mtlref import explain
 
     losses = arguments.losses or explain.EXAMPLE_LOSSES
@@ -95,9 +119,7 @@ def _explain(arguments: argparse.Namespace) -> int:
         jacobians = explain.orthogonal(arguments.norms or [[1.0] * len(losses[0])])
     else:
         jacobians = explain.EXAMPLE_JACOBIANS
-    explanation = explain.explain(build(arguments.method, parse(arguments.set)), losses, jacobians)
-    print(json.dumps(explanation.plain(), indent=2) if arguments.json else explain.text(explanation))
-    return AGREES
+    return explain.explain(build(stem, parse(arguments.set)), losses, jacobians, tag)
 
 
 def _numbers(text: str) -> list[float]:

@@ -12,6 +12,8 @@ state that the next step starts from.
 - MTL-1, the label loss's gradient: the shared parameters descend Σ_i w_i ∇L_i, head i descends h_i ∇L_i.
 - MTL-2, the Gram matrix: nothing a method returns depends on the Jacobian beyond J Jᵀ. `compress` and
   `from_gram` give a K×K matrix that stands for a Jacobian of any width.
+
+Derivation: derivations/equal.md.
 """
 
 from __future__ import annotations

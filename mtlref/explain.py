@@ -3,6 +3,8 @@
 The problem is the built-in one, or the losses and gradients that the user gives. Several rows of losses are several
 steps (epochs, for a method that steps once an epoch); the last one is explained. Gradients given by their norms alone
 are taken in orthogonal directions. A method that draws at random draws with the seed 0, and the draw is shown.
+
+One equation, asked for by its tag, is shown with all that stands under it (`mtlref.lookup`).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mtlref.contract import Method, Step, weights_of
+from mtlref.lookup import Entry
 from mtlref.notation import Array, formula, matrix, norms
 from mtlref.settings import described
 from mtlref.state import State
@@ -30,7 +33,10 @@ EXAMPLE_JACOBIANS = (
 
 @dataclass(frozen=True)
 class Explanation:
-    """The step that is explained: the state before it, what it was given, and what came out."""
+    """The step that is explained: the state before it, what it was given, and what came out.
+
+    `tag`: the equation that is shown, all of them if None.
+    """
 
     method: Method
     state: State
@@ -38,13 +44,14 @@ class Explanation:
     jacobian: Array
     draw: Array | None
     step: Step
+    tag: str | None = None
 
     def equations(self) -> list[tuple[str, str, str, object]]:
-        """Return (tag, formula, name, value) of every tagged equation, in tag order."""
+        """Return (tag, formula, name, value) of every equation that is shown, in tag order."""
         method, first = self.method, weights_of(self.method.init(len(self.losses)))
         rows = [(tag, name, self.step.terms[name]) for name, tag in method.tags.items()]
         rows += [(method.heads, "head_weights", self.step.head_weights), (method.start, "w_0", first)]
-        return [(tag, formula(tag), name, value) for tag, name, value in rows]
+        return [(tag, formula(tag), name, value) for tag, name, value in rows if self.tag in (None, tag)]
 
     def plain(self) -> Mapping[str, object]:
         """Return the explanation as what the json module writes."""
@@ -62,10 +69,11 @@ class Explanation:
         }
 
 
-def explain(method: Method, losses: ArrayLike, jacobians: Sequence[ArrayLike]) -> Explanation:
+def explain(method: Method, losses: ArrayLike, jacobians: Sequence[ArrayLike], tag: str | None = None) -> Explanation:
     """Return the explanation of the last of the steps on `losses` (N, K) and the Jacobians, each (K, D).
 
-    With fewer Jacobians than losses the last one goes on. Errors: ShapeError, and whatever the steps raise.
+    `tag`: the one equation to be shown. With fewer Jacobians than losses the last one goes on.
+    Errors: ShapeError, and whatever the steps raise.
     """
     L = matrix("losses", losses)
     K, rng = L.shape[1], np.random.default_rng(0)
@@ -75,7 +83,7 @@ def explain(method: Method, losses: ArrayLike, jacobians: Sequence[ArrayLike]) -
         draw = method.sample(rng, K)
         step = method.step(before, L[row], J, **({} if draw is None else {"draw": draw}))
         state = step.state
-    return Explanation(method, before, L[-1], J, draw, step)
+    return Explanation(method, before, L[-1], J, draw, step, tag)
 
 
 def orthogonal(norms: Sequence[Sequence[float]]) -> list[Array]:
@@ -91,20 +99,36 @@ def text(explanation: Explanation, width: int = 100) -> str:
         f"Source: {method.source}",
         f"Derivation: derivations/{method.stem}.md",
         "",
-        f"At this {method.cadence}:",
-        *listed("losses", explanation.losses),
+        *given(explanation),
     ]
+    for tag, equation, name, value in explanation.equations():
+        lines.append("")
+        lines += textwrap.wrap(equation, width, subsequent_indent=" " * (len(tag) + 2))
+        lines += listed(name, value)
+    return "\n".join(lines)
+
+
+def given(explanation: Explanation) -> list[str]:
+    """Return the lines that say what the step was given, and the weights in use."""
+    method = explanation.method
+    lines = [f"At this {method.cadence}:", *listed("losses", explanation.losses)]
     if method.reads == "norms":
         lines += listed("norms", norms(explanation.jacobian))
     if method.reads == "gram":
         lines += listed("jacobian", explanation.jacobian)
     if explanation.draw is not None:
         lines += listed("draw", explanation.draw)
-    lines += listed("weights", explanation.step.weights)
-    for tag, equation, name, value in explanation.equations():
-        lines.append("")
-        lines += textwrap.wrap(equation, width, subsequent_indent=" " * (len(tag) + 2))
-        lines += listed(name, value)
+    return lines + listed("weights", explanation.step.weights)
+
+
+def text_of(entry: Entry, explanation: Explanation | None) -> str:
+    """Return what stands under one tag as it is printed, with the equation's numbers where a step shows it."""
+    lines = list(entry.lines())
+    if explanation is not None:
+        method = explanation.method
+        lines += ["", f"{method.title}: {described(method)}", *given(explanation)]
+        for _, _, name, value in explanation.equations():
+            lines += listed(name, value)
     return "\n".join(lines)
 
 

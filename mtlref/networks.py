@@ -19,6 +19,8 @@ A network is a frozen dataclass of sizes. Its parameters are a separate value, i
   `mse(network.stacked(parameters.rebuilt(flat), x), targets, each=True)` says the same in fewer, larger steps.
 
 A sequence of layers is flat: weights (n, m), bias (m,), weights, bias, and so on.
+
+Derivation: derivations/networks.md.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ and what it remembers is a state of its own:
 - OPT-C1: Adam's eps is added outside the root. OPT-C2: the learning rate multiplies the velocity.
 
 Nothing is written into: every step returns new arrays.
+
+Derivation: derivations/networks.md.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 A rule takes c = z̄, the cotangents of the T tasks that reach z, (T, *shape of z), then z, the operands, and what
 else the primitive was given, and returns x̄, which `unbroadcast` (AD-3) brings to the shape of x. The rules do not
 know T: the tasks' axis is the first, and NumPy aligns shapes at the last.
+
+Derivation: derivations/autograd.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """The tape: tensors that record which primitive made them, and from what. `autograd` sweeps it, `rules` is its table.
 
 Values are float64 and read-only. A constant may be complex, for differentiation by complex step.
+
+Derivation: derivations/autograd.md.
 """
 
 from __future__ import annotations

@@ -55,6 +55,10 @@ def test_settings_and_patterns_from_the_command_line(capsys, tmp_path):
         (["explain", "gradnorm", "--losses", "1,0"], "GN-3 divides by initial_losses[1] = 0.0"),
         (["explain", "gradnorm", "--losses", "1,2", "--norms", "1,2,3"], "jacobian must have one row a task, 2"),
         (["explain", "dwa", "--set", "temperature=0"], "temperature = 0.0 must be above 0"),
+        (["explain", "nothing"], "'nothing' is neither a method (equal, "),
+        (["explain", "GN-99"], "no function of mtlref computes GN-99"),
+        (["explain", "GN-E2"], "errata are told in the derivations"),
+        (["explain", "QP-6", "--losses", "1,2"], "no method's step shows QP-6 by itself"),
     ],
 )
 def test_what_is_wrong_is_one_line_and_status_2(capsys, words, message):
@@ -103,6 +107,34 @@ def test_explain_on_numbers_of_one_s_own_is_the_derivation_s_example(capsys):
     values = {row["name"]: row["value"] for row in plain["equations"]}
     np.testing.assert_allclose(values["r"], [12 / 7, 6 / 7, 3 / 7])
     np.testing.assert_allclose(values["w_next"], np.array([103, 96, 95]) / 98)
+
+
+def test_explain_of_a_tag_shows_its_numbers_checks_and_defects(capsys):
+    """The same example: Ḡ = 4 and r = (12/7, 6/7, 3/7), so that with α = 1 the targets are (48, 24, 12)/7."""
+    words = ["--set", "alpha=1", "--losses", "2,2,4", "--losses", "2,1,1", "--norms", "0,0,0", "--norms", "3,4,5"]
+    status, out, _ = call(capsys, "explain", "gn-4", *words)
+    assert status == 0
+    assert out.startswith("GN-4: target_i = ")
+    for part in (
+        "check_gradnorm_targets: ",
+        "InvertedRate: ",
+        "gradnorm.md, GN-4",
+        "target = 6.857143  3.428571  1.714286",
+    ):
+        assert part in out
+    assert "G_bar = " not in out
+    plain = json.loads(call(capsys, "explain", "GN-4", "--json", *words)[1])
+    assert [row["tag"] for row in plain["equations"]] == ["GN-4"]
+    np.testing.assert_allclose(plain["equations"][0]["value"], np.array([48, 24, 12]) / 7)
+    assert {d["name"] for d in plain["defects"]} == {"InvertedRate", "FactorForExponent"}
+
+
+def test_explain_of_a_tag_that_no_step_shows_has_its_statement_alone(capsys):
+    status, out, _ = call(capsys, "explain", "QP-6")
+    assert status == 0
+    assert out.startswith("QP-6: v_i = d·d − d·b_i")
+    assert "At this step" not in out
+    assert json.loads(call(capsys, "explain", "QP-6", "--json")[1])["derivation"] == "derivations/qp.md"
 
 
 def test_the_module_is_the_command_and_a_closed_pipe_is_no_traceback():
