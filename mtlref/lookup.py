@@ -1,8 +1,7 @@
 """Lookup: what stands under one tag: the equation as the code has it, the checks put to it, its known defects.
 
 An equation's tag begins the docstring of the one function that computes it, or the line below the constant that
-holds it; a check's docstring begins with the tag that it checks. They are read from the package's source, of which
-nothing is executed.
+holds it. These are read from the package's source.
 """
 
 from __future__ import annotations
@@ -15,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mtlref.conformance import checks
+from mtlref.conformance.implementation import SPECIFICATIONS
 from mtlref.defects import DEFECTS
 from mtlref.defects.defect import Defect
 from mtlref.methods import METHODS
@@ -22,6 +23,7 @@ from mtlref.notation import TAG, MtlrefError
 
 PACKAGE = Path(__file__).parent
 CHECKS = PACKAGE / "conformance" / "checks"
+"""Where a docstring that begins with a tag is a check's."""
 PAGE = re.compile(r"derivations/\w+\.md")
 """What a module's docstring calls its derivation."""
 
@@ -85,15 +87,12 @@ def look_up(tag: str) -> Entry:
         told = "; choice points and errata are told in the derivations" if re.search(r"-[CE]", tag) else ""
         raise MtlrefError(f"no function of mtlref computes {tag}{told}", argument="subject", value=tag)
     name, line, path, text = min(found, key=lambda one: one[0].isupper())  # a constant beside it says less
-    checks = tuple(
-        (one, " ".join(statement.split("\n\n")[0].split()))
-        for place in sorted(CHECKS.glob("*.py"))
-        for one, _, _, statement in begun(place, tag)
-    )
+    every = {check.name: check for stem in SPECIFICATIONS for check in checks.of(stem, live=True)[1]}
+    put = tuple((check.name, check.statement.removeprefix(f"{tag}: ")) for check in every.values() if check.eq == tag)
     defects = tuple(d for some in DEFECTS.values() for d in some if d.equation == tag)
     where = f"mtlref/{path.relative_to(PACKAGE).as_posix()}:{line}"
     page = PAGE.findall(ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "")[0]
-    return Entry(tag, text, name, where, page, checks, defects)
+    return Entry(tag, text, name, where, page, put, defects)
 
 
 def begun(path: Path, tag: str) -> Iterator[tuple[str, int, Path, str]]:
