@@ -49,10 +49,13 @@ SAMPLES, SAFETY = 12, 4
 
 
 def plain(log: Log, expected: Array) -> Array:
-    """Return the plain allowances of answers (n, K): of the largest entry's size, for a sum's rounding spreads."""
+    """Return the plain allowances of answers (n, K): of the largest entry's size, for a sum's rounding spreads.
+
+    What printing moves is each entry's own.
+    """
     sizes = np.max(np.abs(expected), axis=-1, keepdims=True)
     known = log.precision["weights"]
-    return np.broadcast_to(known.relative * sizes + known.absolute, expected.shape)
+    return np.asarray(known.relative * sizes + known.printed(expected))
 
 
 def spread(
@@ -204,7 +207,7 @@ def moving(replay: Replay, rows: NDArray[np.intp]) -> dict[str, tuple[Array, Arr
     kinds = columns_of(replay.log, rows)
     if replay.log.gram is not None:
         ones = np.ones(kinds["L"][0].shape)
-        kinds["n"] = ones, np.full(ones.shape, replay.log.precision["gram"].relative)
+        kinds["n"] = ones, np.full(ones.shape, replay.log.precision["gram"].share)
     return {name: pair for name, pair in kinds.items() if name != "w" or replay.method.lagged}
 
 
@@ -254,7 +257,7 @@ def gram_spread(replay: Replay, row: int, before: State, expected: Array) -> Arr
     lengths = np.sqrt(np.einsum("kd,kd->k", J, J))
     unit = J / np.where(lengths > 0, lengths, 1.0)[:, None]
     known, longest = log.precision["gram"], np.max(lengths)
-    off = known.relative * longest + (known.absolute / longest if longest > 0 else 0.0)
+    off = known.share * longest + (known.absolute / longest if longest > 0 else 0.0)
     widest = np.zeros(K)
     for _ in range(SAMPLES):
         signs = np.triu(rng.choice((-1.0, 1.0), (K, K)))

@@ -237,7 +237,7 @@ def pinned(method: Any, log: Log) -> Notice | None:
 
     def look(rows: slice) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         w = block(log.weights, rows)
-        held = w <= c + spare.relative + spare.absolute
+        held = w <= c + spare.share + spare.absolute
         return (np.sum(held, axis=1) == K - 1)[:, None], finite(w)
 
     found = seen(log, look, int(method.lagged))

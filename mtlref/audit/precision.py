@@ -3,8 +3,10 @@
 A number that a framework made in float32 or float64 carries the rounding of its arithmetic: `ROUNDINGS` units of
 that precision. A tracker that prints `0.6931` has rounded it once more, by half a unit of the last digit it
 printed; that is seen where many different numbers all end after the same number of decimals, or of significant
-digits, and most of them use the last one. Whether the run computed in float32 or float64 is then hidden, and
-float32 is assumed. Where one kind of numbers is float32, the run's arithmetic is taken to be.
+digits, and most of them use the last one. Numbers below 1 with six significant digits end after six decimals as well:
+of both, what leaves a number less exact counts, so that 1.03192 beside 0.927482 is known to five. Whether the run
+computed in float32 or float64 is then hidden, and float32 is assumed. Where one kind of numbers is float32, the run's
+arithmetic is taken to be.
 """
 
 from __future__ import annotations
@@ -36,15 +38,37 @@ SMALLEST, LARGEST = 1e-280, 1e9
 
 @dataclass(frozen=True)
 class Precision:
-    """What numbers of one kind may be off by: `relative` times their size, and `absolute`; `words` says why."""
+    """What numbers of one kind may be off by; `words` says why.
+
+    That is `relative` times their size, and `absolute` or, if that is more, half a unit of their last of so many
+    significant `digits`.
+    """
 
     relative: float
     absolute: float
     words: str
+    digits: int | None = None
 
     def of(self, values: Array) -> Array:
         """Return how far each of `values` may be off."""
-        return self.relative * np.abs(values) + self.absolute
+        return np.asarray(self.relative * np.abs(values) + self.printed(values))
+
+    def printed(self, values: Array) -> Array:
+        """Return how far printing may have moved each of `values`; one just below a power of ten, as one above it."""
+        if self.digits is None:
+            return np.full(np.shape(values), self.absolute)
+        size = np.maximum(np.abs(values) * (1 + 10.0 ** (1 - self.digits)), SMALLEST)
+        return np.maximum(self.absolute, half_of_digits(size, self.digits))
+
+    @property
+    def share(self) -> float:
+        """The largest share of its size that a number may be off by, `absolute` aside."""
+        return self.relative + (0.0 if self.digits is None else 0.5 * 10.0 ** (1 - self.digits))
+
+
+def half_of_digits(size: Array, digits: int) -> Array:
+    """Return half a unit of the last of so many significant digits of numbers above 0."""
+    return np.asarray(0.5 * 10.0 ** (np.floor(np.log10(size)) + 1 - digits))
 
 
 def unit_of(*logged: Array | None) -> float:
@@ -77,13 +101,13 @@ def precision(values: Array, unit: float) -> Precision:
     named = "float32" if unit == SINGLE else "float64"
     if unit == SINGLE:
         return Precision(ROUNDINGS * unit, 0.0, named)
-    for absolute, noun in ((True, "decimals"), (False, "significant digits")):
-        digits = rounded(values, absolute)
-        if digits is not None:
-            half = 0.5 * 10.0**-digits if absolute else 0.5 * 10.0 ** (1 - digits)
-            relative = ROUNDINGS * SINGLE + (0.0 if absolute else half)
-            return Precision(relative, half if absolute else 0.0, f"{digits} {noun}")
-    return Precision(ROUNDINGS * unit, 0.0, named)
+    decimals, digits = rounded(values, True), rounded(values, False)
+    if decimals is None and digits is None:
+        return Precision(ROUNDINGS * unit, 0.0, named)
+    half = 0.0 if decimals is None else 0.5 * 10.0**-decimals
+    if digits is None or (decimals is not None and half_of_digits(np.array(largest(values)), digits) <= half):
+        return Precision(ROUNDINGS * SINGLE, half, f"{decimals} decimals")
+    return Precision(ROUNDINGS * SINGLE, half, f"{digits} significant digits", digits)
 
 
 def arithmetic(unit: float, known: Mapping[str, Precision]) -> float:
@@ -106,6 +130,12 @@ def rounded(values: Array, absolute: bool) -> int | None:
         used += int(np.sum(~ends(x, digits - 1, absolute)))
         seen += len(x)
     return digits if distinct >= DISTINCT and 2 * used >= seen > 0 else None
+
+
+def largest(values: Array) -> float:
+    """Return the largest size of a finite number."""
+    blocks = (np.abs(np.asarray(values[span])) for span in spans(len(values), reading=[values]))
+    return max(float(np.max(block, where=np.isfinite(block), initial=SMALLEST)) for block in blocks)
 
 
 def ends(x: Array, digits: int, absolute: bool) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:

@@ -153,7 +153,7 @@ def with_norms(log: Log, squares: Array) -> Log:
     norms, known = np.sqrt(squares), log.precision["gram"]
     least = np.min(norms, where=norms > 0, initial=np.inf)
     absolute = min(known.absolute / least, float(np.sqrt(known.absolute)))
-    precision = {**log.precision, "norms": replace(known, absolute=absolute)}
+    precision = {**log.precision, "norms": replace(known, relative=known.share, absolute=absolute, digits=None)}
     return replace(log, norms=norms, precision=precision)
 
 

@@ -18,7 +18,7 @@ from mtlref.audit.alike import Alike
 from mtlref.audit.compare import Tally, Transition, compared
 from mtlref.audit.drift import FreeRun, free_run
 from mtlref.audit.readers import Log
-from mtlref.audit.replay import logged_weights
+from mtlref.audit.replay import feeds_back, logged_weights
 from mtlref.audit.spool import BLOCK
 from mtlref.contract import Method
 from mtlref.defects import DEFECTS, Defect, combinations, compatible, variant
@@ -95,10 +95,10 @@ def judge(method: Method, log: Log, progress: bool | None = False) -> Verdict:
     for block in track(compared(method, log, watch=same), len(log.rows) // BLOCK + 1, "rows", shown):
         tally.add(block)
     first = None if tally.first is None else tally.first.row
-    lagged = method.lagged
-    free = (
-        free_run(method, log, tally.restarts, first, tally.undecided) if lagged else uncorrected(tally, method, log)
-    )
+    if feeds_back(method):
+        free = free_run(method, log, tally.restarts, first, tally.undecided)
+    else:
+        free = uncorrected(tally, method, log)
     if tally.worst is None and not free.rows:
         message = f"{log.source}: no row of the log can be judged: a number is missing or not finite in each"
         raise LogError(message, argument="log")
@@ -120,7 +120,7 @@ def judge(method: Method, log: Log, progress: bool | None = False) -> Verdict:
 
 
 def uncorrected(tally: Tally, method: Method, log: Log) -> FreeRun:
-    """Return the whole run of a method that the log's weights never correct: it is what the steps were."""
+    """Return the whole run of a method that makes no weights from weights: it is what the steps were."""
     if tally.end is None or tally.worst is None:
         return free_run(method, log)
     worst, first = tally.worst, tally.first
