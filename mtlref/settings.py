@@ -72,7 +72,8 @@ def _optimiser(chosen: object, lr: object) -> Optimiser:
     options.update(chosen if isinstance(chosen, Mapping) else {"name": chosen})
     name = options.pop("name", None)
     if not isinstance(name, str) or name not in OPTIMISERS:
-        message = f"optimiser = {name!r} is not known; there are: {', '.join(OPTIMISERS)}"
+        form = 'or, with settings, {"name": "momentum", "beta": 0.9}'
+        message = f"optimiser = {chosen!r} is not known; there are: {', '.join(OPTIMISERS)}, {form}"
         raise DomainError(message, argument="optimiser", value=name)
     try:
         return OPTIMISERS[name](**options)

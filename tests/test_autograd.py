@@ -164,8 +164,8 @@ UNARY = [
     ad.tanh,
     ad.softplus,
     lambda x: ad.exp(ad.tanh(x)),
-    lambda x: ad.log(ad.softplus(x)),
-    lambda x: ad.sqrt(ad.softplus(x)),
+    lambda x: ad.log(ad.softplus(x) + 0.1),  # which underflows nowhere
+    lambda x: ad.sqrt(ad.softplus(x) + 0.1),
     lambda x: ad.sigmoid(x) ** 3,
     lambda x: ad.softmax(x, -1) if x.shape else x,
     lambda x: ad.logsumexp(x, -1, keepdims=True) if x.shape else -x,
@@ -177,7 +177,7 @@ BINARY = [
     lambda x, y: x + y,
     lambda x, y: x - y,
     lambda x, y: x * ad.tanh(y),
-    lambda x, y: x / ad.softplus(y),
+    lambda x, y: x / (ad.softplus(y) + 0.1),
 ]
 
 

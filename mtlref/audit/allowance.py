@@ -14,7 +14,7 @@ against all others' (`leaps`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice, product
 from typing import Any
 
@@ -136,29 +136,41 @@ def leaps(
     an answer that jumps, to more than twice what is known, may still be off by all that is known beside the jump.
     """
     kinds, total = moving(replay, start + chosen), np.zeros(known.shape)
-    earlier, K = set_against(replay.log, start + chosen), known.shape[1]
-    sides = [np.where(np.arange(K) == task, 1.0, -1.0) for task in range(K)]
     onward = "w" in kinds and feeds_back(replay.method)
-    every = [dict(zip(kinds, signs, strict=True)) for signs in product((-1.0, 1.0), repeat=len(kinds))]
-
-    def moves() -> Iterator[dict[str, Array]]:
-        for side, signs in product(sides, every):
-            moved: dict[str, Array] = {}
-            for name, (values, off) in kinds.items():
-                there = values + signs[name] * side * (off * (1 + earlier) if name == "L" else off)
-                moved[name] = there if name == "w" else np.where(values >= 0, np.maximum(there, 0.0), there)
-            yield moved
-
-    found = answers_each(replay, start + chosen, states(before, chosen), moves())
-    for side in sides:
+    moves = together(kinds, set_against(replay.log, start + chosen))
+    found = answers_each(replay, start + chosen, states(before, chosen), moves)
+    for side in sides(known.shape[1]):
         largest = np.zeros(known.shape)
-        for signs in every:
+        for signs in directions(kinds):
             change = next(found) - expected[chosen]
             step = change - signs["w"] * side * kinds["w"][1] if onward else change
             largest = np.fmax(largest, np.fmax(np.abs(change), np.abs(step)))
         jumped = onward & np.any(largest > 2 * known, axis=1, keepdims=True)
         total += np.where(jumped, largest, np.maximum(largest - known, 0.0))
     return total
+
+
+def sides(K: int) -> list[Array]:
+    """Return, for each task, the signs (K,) that set it against all others."""
+    return [np.where(np.arange(K) == task, 1.0, -1.0) for task in range(K)]
+
+
+def directions(kinds: Iterable[str]) -> list[dict[str, float]]:
+    """Return every way of moving each kind of numbers up or down."""
+    return [dict(zip(kinds, signs, strict=True)) for signs in product((-1.0, 1.0), repeat=len(list(kinds)))]
+
+
+def together(kinds: Mapping[str, tuple[Array, Array]], earlier: Array) -> Iterator[dict[str, Array]]:
+    """Yield all numbers of rows moved at once, (m, K) each: every side's in all directions, in that order.
+
+    `kinds`: the numbers and what they may be off; `earlier`: how much more an earlier loss may move a ratio.
+    """
+    for side, signs in product(sides(earlier.shape[1]), directions(kinds)):
+        moved: dict[str, Array] = {}
+        for name, (values, off) in kinds.items():
+            there = values + signs[name] * side * (off * (1 + earlier) if name == "L" else off)
+            moved[name] = there if name == "w" else np.where(values >= 0, np.maximum(there, 0.0), there)
+        yield moved
 
 
 def states(before: State | list[State], chosen: NDArray[np.intp]) -> list[State] | State:

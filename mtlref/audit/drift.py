@@ -13,7 +13,8 @@ the allowance is the sum of
 Where rounding has taken the replay to the other side of a kink, a sign that turns, run and replay part for good,
 though each follows the method. Such a step is known: between the log's weights and the replay's, which are as near as
 rounding allows, its answer jumps; from half way between them it is not half as far off. There, and where a
-step on the way was left undecided by the digits, the replay is set anew to the log's weights, and goes on.
+step on the way was left undecided by the digits, the replay is set anew to the log's weights, and goes on. What
+momentum or Adam remember of the sign that turned is in no log, and cannot be set anew: their replay ends there.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class FreeRun:
 
     `end` (K,) its last weights, at `end_row`, where it or the log's whole rows end; `apart` its largest distance from
     the log and `allowed` the allowance there; `first` the first row whose distance exceeds the allowance, or None;
-    `rows` how many rows were compared; `kinks` how often it was set anew at a kink.
+    `rows` how many rows were compared; `kinks` how often it was set anew at a kink; `parted`: rows where one ended.
     """
 
     end: Array
@@ -51,6 +52,7 @@ class FreeRun:
     first: int | None
     rows: int = 0
     kinks: int = 0
+    parted: tuple[int, ...] = ()
 
     @property
     def follows(self) -> bool:
@@ -76,12 +78,21 @@ def free_run(
     for start, stop in pairwise((*starts, len(log.rows))):
         kinks = {row - start for row in undecided if start < row < stop}
         run = Drift(method, part(log, start, stop), None if departed is None else departed - start, kinks).run()
-        first = None if run.first is None else run.first + start
-        runs.append(replace(run, end_row=run.end_row + start, first=first))
+        first, parted = None if run.first is None else run.first + start, tuple(row + start for row in run.parted)
+        runs.append(replace(run, end_row=run.end_row + start, first=first, parted=parted))
     astray = [run for run in runs if not run.follows]
     worst = astray[0] if astray else max(runs, key=lambda run: run.apart)
     rows, kinks_met = (sum(getattr(run, name) for run in runs) for name in ("rows", "kinks"))
-    return replace(worst, end=runs[-1].end, end_row=runs[-1].end_row, rows=rows, kinks=kinks_met)
+    parted = tuple(row for run in runs for row in run.parted)
+    return replace(worst, end=runs[-1].end, end_row=runs[-1].end_row, rows=rows, kinks=kinks_met, parted=parted)
+
+
+def has_moments(state: object) -> bool:
+    """Return whether a state, or that of a stage in it, has an optimiser's that holds numbers."""
+    if isinstance(state, tuple):
+        return any(map(has_moments, state))
+    fields = vars(state) if isinstance(state, State) else {}
+    return any(bool(vars(value)) if name == "optimiser" else has_moments(value) for name, value in fields.items())
 
 
 class Drift:
@@ -125,6 +136,9 @@ class Drift:
                 break
             if self.parts_at_kink(row):
                 self.note(at, weights[: row - at], errors[: row - at], allowance[: row - at])
+                if has_moments(self.free.state):
+                    self.free.ended, self.found = True, replace(self.found, parted=(row,))
+                    return
                 at = row
                 weights = self.set_anew(at, stop)
             elif not asked:

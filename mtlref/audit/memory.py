@@ -16,6 +16,7 @@ It is asked for only where a row's own numbers do not suffice, and then follows 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, TypeVar
@@ -23,7 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mtlref.audit.allowance import columns_of
+from mtlref.audit.allowance import columns_of, directions, set_against, sides, together
 from mtlref.audit.lift import FAILS, SEALED, numbers, step_rows
 from mtlref.audit.march import scan
 from mtlref.audit.readers import Log
@@ -115,10 +116,38 @@ class Memory:
         for (_, one), (_, other) in in_pairs(each):
             for total, a, b, leaf in zip(own, one, other, after, strict=True):
                 total += np.fmax(0, np.fmax(np.abs(a - leaf), np.abs(b - leaf)))
+        if self.light.reads == "norms":  # GradNorm alone has signs
+            own = [one + more for one, more in zip(own, self.jumps(rows, before, columns, after, own), strict=True)]
         own[weights][:] = 0.0
         if len(now) != len(after):
             return [np.concatenate([np.zeros_like(e[:1]), e]) for e in own]
         return solved(start, own, list(self.slopes(before, at_rest, now, after)))
+
+    def jumps(
+        self,
+        rows: NDArray[np.intp],
+        before: Any,
+        columns: dict[str, tuple[Array, Array]],
+        after: list[Array],
+        known: list[Array],
+    ) -> list[Array]:
+        """Return how much farther than `known` the states `after` the rows go if all the rows' numbers are off.
+
+        They are moved as for an answer (`leaps`): a sign that they turn together stays in an optimiser's moments. The
+        first row's losses are set against themselves.
+        """
+        now, earlier = leaves(before), set_against(self.log, rows)
+        moves = ((now, moved) for moved in together(columns, earlier * (len(now) == len(after))))
+        each, more = self.after_each(before, moves, after), [np.zeros(values.shape) for values in known]
+        for _ in sides(len(self.log.tasks)):
+            found = [
+                functools.reduce(np.fmax, [np.abs(a - b) for a in some])
+                for some, b in zip(
+                    zip(*(next(each)[1] for _ in directions(columns)), strict=True), after, strict=True
+                )
+            ]
+            more = [total + np.maximum(x - own, 0.0) for total, x, own in zip(more, found, known, strict=True)]
+        return more
 
     def slopes(
         self, before: Any, at_rest: dict[str, Array], now: list[Array], after: list[Array]

@@ -1,17 +1,19 @@
 """How exactly a log's numbers are known: from the numbers themselves.
 
 A number that a framework made in float32 or float64 carries the rounding of its arithmetic: `ROUNDINGS` units of
-that precision. A tracker that prints `0.6931` has rounded it once more, by half a unit of the last digit it
-printed; that is seen where many different numbers all end after the same number of decimals, or of significant
-digits, and most of them use the last one. Numbers below 1 with six significant digits end after six decimals as well:
-of both, what leaves a number less exact counts, so that 1.03192 beside 0.927482 is known to five. Whether the run
-computed in float32 or float64 is then hidden, and float32 is assumed. Where one kind of numbers is float32, the run's
-arithmetic is taken to be.
+that precision. A tracker that prints `0.6931` has rounded it once more, by half a unit of the last digit it printed;
+that is seen where many different numbers all end after the same number of decimals, or of significant digits, and
+most of them use the last one. Numbers below 1 with six significant digits end after six decimals as well: of both,
+what leaves a number less exact counts, so that 1.03192 beside 0.927482 is known to five. Of too few different
+numbers nothing is seen, weights that hardly move; they are taken to be printed as the log's other numbers are, if
+they have no digits more than these. Whether the run computed in float32 or float64 is then hidden, and float32 is
+assumed. Where one kind of numbers is float32, the run's arithmetic is taken to be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,6 +63,17 @@ class Precision:
         return np.maximum(self.absolute, half_of_digits(size, self.digits))
 
     @property
+    def is_printed(self) -> bool:
+        """Whether the numbers have been rounded to decimals or significant digits."""
+        return self.absolute > 0 or self.digits is not None
+
+    def holds(self, values: Array) -> bool:
+        """Return whether all of these numbers end where printing to this precision would have ended them."""
+        x = np.abs(values[np.isfinite(values) & (values != 0)])
+        decimals = self.absolute > 0 and bool(ends(x, round(-math.log10(2 * self.absolute)), True).all())
+        return decimals or (self.digits is not None and bool(ends(x, self.digits, False).all()))
+
+    @property
     def share(self) -> float:
         """The largest share of its size that a number may be off by, `absolute` aside."""
         return self.relative + (0.0 if self.digits is None else 0.5 * 10.0 ** (1 - self.digits))
@@ -82,18 +95,32 @@ def unit_of(*logged: Array | None) -> float:
     return SINGLE if told or all(singles) else DOUBLE
 
 
+def blocks_of(values: Array) -> Iterator[Array]:
+    """Yield the numbers, a block of rows at a time."""
+    return (np.asarray(values[span]) for span in spans(len(values), reading=[values]))
+
+
 def in_single(values: Array) -> bool:
     """Return whether all numbers are float32 values."""
     with np.errstate(all="ignore"):
-        blocks = (np.asarray(values[span]) for span in spans(len(values), reading=[values]))
-        return all(np.array_equal(block.astype(np.float32), block, equal_nan=True) for block in blocks)
+        return all(np.array_equal(block.astype(np.float32), block, equal_nan=True) for block in blocks_of(values))
 
 
 def varied(values: Array) -> bool:
     """Return whether a block of the numbers holds `DISTINCT` different ones that are not whole."""
-    blocks = (np.asarray(values[span]) for span in spans(len(values), reading=[values]))
-    finite = (block[np.isfinite(block)] for block in blocks)
+    finite = (block[np.isfinite(block)] for block in blocks_of(values))
     return any(len(np.unique(numbers[numbers != np.floor(numbers)])) >= DISTINCT for numbers in finite)
+
+
+def precisions(held: Mapping[str, Array], unit: float) -> dict[str, Precision]:
+    """Return the precision of each kind of numbers; of few different ones, that of the first kind that is printed."""
+    found = {kind: precision(values, unit) for kind, values in held.items()}
+    printed = [known for known in found.values() if known.is_printed]
+    for kind, values in held.items():
+        if len(values) and not found[kind].is_printed and not varied(values):
+            fitting = (known for known in printed if all(known.holds(block) for block in blocks_of(values)))
+            found[kind] = next(fitting, found[kind])
+    return found
 
 
 def precision(values: Array, unit: float) -> Precision:
@@ -119,8 +146,8 @@ def arithmetic(unit: float, known: Mapping[str, Precision]) -> float:
 def rounded(values: Array, absolute: bool) -> int | None:
     """Return after how many decimals, or significant digits, all numbers end, if they were rounded there."""
     digits, used, seen, distinct = DIGITS.start, 0, 0, 0
-    for span in spans(len(values), reading=[values]):
-        x = np.abs(np.asarray(values[span], dtype=np.float64).ravel())
+    for block in blocks_of(values):
+        x = np.abs(np.asarray(block, dtype=np.float64).ravel())
         x = x[(x > SMALLEST) & (x < LARGEST)]
         distinct = max(distinct, len(np.unique(x)))
         while digits in DIGITS and not ends(x, digits, absolute).all():
@@ -134,8 +161,8 @@ def rounded(values: Array, absolute: bool) -> int | None:
 
 def largest(values: Array) -> float:
     """Return the largest size of a finite number."""
-    blocks = (np.abs(np.asarray(values[span])) for span in spans(len(values), reading=[values]))
-    return max(float(np.max(block, where=np.isfinite(block), initial=SMALLEST)) for block in blocks)
+    sizes = map(np.abs, blocks_of(values))
+    return max(float(np.max(size, where=np.isfinite(size), initial=SMALLEST)) for size in sizes)
 
 
 def ends(x: Array, digits: int, absolute: bool) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:

@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtlref.audit.charts import RANGES
-from mtlref.audit.precision import Precision, precision, unit_of
+from mtlref.audit.precision import Precision, precisions, unit_of
 from mtlref.audit.spool import copied, gathered
 from mtlref.audit.steps import in_order
 from mtlref.audit.tables import USUAL, Layout, Table, Wanted, broken, listed, quoted, read_table
@@ -149,7 +149,7 @@ def read_log(
         lines=table.lines,
         **held,  # type: ignore[arg-type]
         unit=unit,
-        precision={kind: precision(loss_values[:0] if v is None else v, unit) for kind, v in held.items()},
+        precision=precisions({kind: loss_values[:0] if v is None else v for kind, v in held.items()}, unit),
         epochs=epochs,
         draws=orders(table, patterns["draws"], tasks),
         notes=table.notes,

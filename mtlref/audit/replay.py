@@ -16,7 +16,7 @@ A difference counts only above the row's *allowance* (`mtlref.audit.allowance`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,9 @@ will; a wrong variant seldom gets further than the second block."""
 
 GUESSES = 3
 """How often what is remembered is guessed before it is looked for by `march`."""
+
+DIVIDED: Mapping[str, Callable[..., NDArray[np.bool_]]] = {"dwa": np.any, "gradnorm": np.all}
+"""Of a row's losses, which must be 0 for a step to divide by 0: DWA-1 by each, GN-3 by their mean."""
 
 CROSSING = 64
 """How many rows after a gap are tried until nothing hangs on it."""
@@ -121,13 +124,20 @@ def numbers_of(log: Log) -> list[Array]:
 
 
 def whole(method: Method, log: Log, start: int, stop: int, corrected: bool = True) -> NDArray[np.bool_]:
-    """Return which rows hold a finite number wherever the method needs one; weights only where it is `corrected`."""
+    """Return which rows hold a finite number wherever the method needs one; weights only where it is `corrected`.
+
+    A loss that printing has rounded to 0 is no number for a method that divides by it.
+    """
     weights = log.weights if method.lagged and corrected else None  # no other method reads them
     kinds = (log.losses, weights, log.draws, log.norms if method.reads == "norms" else None)
     good = np.ones(stop - start, dtype=bool)
     for values in (*kinds, log.gram if method.reads == "gram" else None):
         if values is not None:
             good &= np.isfinite(values[start:stop]).reshape(stop - start, -1).all(axis=1)
+    if log.precision["losses"].absolute > 0:
+        for stage in [stage.method for stage in method.stages] if isinstance(method, Combination) else [method]:
+            if stage.stem in DIVIDED:
+                good &= ~DIVIDED[stage.stem](np.asarray(log.losses[start:stop]) == 0, axis=1)
     return good
 
 
@@ -157,21 +167,29 @@ class Replay:
             if run:
                 done, state = self.steps(at, at + run, state)
                 yield done
-                at, size = at + run, next(sizes, BLOCK)
+                at, size = at + len(done.expected), next(sizes, BLOCK)
             else:
                 at, state = self.crossed(at, last, state)
                 yield Steps(at, np.empty((0, len(self.log.tasks))), [])
 
     def steps(self, start: int, stop: int, state: State) -> tuple[Steps, State]:
-        """Return the steps of rows that are whole, and the state after them."""
+        """Return the steps of rows that are whole, and the state after them.
+
+        They end before a row on which no step can be taken. Errors: MtlrefError where that is the first.
+        """
         if start > 0 and stop - start > 1:
             found = self.at_once.tried(lambda: self.together(start, stop, state))
             if found is not None:
                 return found
         expected, before = np.empty((stop - start, len(self.log.tasks))), list[State]()
         for at in range(start, stop):
+            try:
+                out = self.single(at, state)
+            except MtlrefError:
+                if at == start:
+                    raise
+                return Steps(start, expected[: at - start], before), state
             before.append(state)
-            out = self.single(at, state)
             expected[at - start] = in_question(self.method, out)
             state = out.state
         return Steps(start, expected, before), state
@@ -242,11 +260,13 @@ class Replay:
         It goes on where the two replays decide the same and remember the same afterwards.
         """
         log, tried = self.log, 0
+        if not self.any_whole(at, last):
+            return last, state
         both = [state, state]
         while at < last and tried <= CROSSING:
             here = bool(whole(self.method, log, at, at + 1)[0])
             try:
-                outs = [self.stand_in(at, one, here, 1.0 + which) for which, one in enumerate(both)]
+                outs = [self.stand_in(at, one, here, sign) for sign, one in zip((1, -1), both, strict=True)]
             except MtlrefError:
                 return last, state
             decided = [in_question(self.method, out) for out in outs]
@@ -255,11 +275,20 @@ class Replay:
             both, at, tried = [out.state for out in outs], at + 1, tried + here
         return last, state
 
-    def stand_in(self, at: int, state: State, here: bool, value: float) -> Step:
-        """Return the step on a row that is `here`, or on `value` in place of all its losses and norms."""
+    def any_whole(self, at: int, last: int) -> bool:
+        """Return whether a row is whole from `at` on."""
+        starts = range(at, last, BLOCK)
+        return any(whole(self.method, self.log, start, min(start + BLOCK, last)).any() for start in starts)
+
+    def stand_in(self, at: int, state: State, here: bool, sign: int) -> Step:
+        """Return the step on a row that is `here`, else on numbers from 1 to 2 in its place, or on 1 over these.
+
+        The tasks' are different, for equal ones may give what any equal ones do.
+        """
         if here:
             return taken(self.method, self.log, at, state)
-        losses = np.full(len(self.log.tasks), value)
+        K = len(self.log.tasks)
+        losses = np.power((K + 2.0 + np.arange(K)) / (K + 1), sign)
         return stepped(self.method, state, losses, np.diag(losses), None)
 
 

@@ -102,7 +102,7 @@ def _outcome(run: Run, verdict: Verdict) -> Iterator[str]:
     at = "at the end" if end_row == last else f"at {run.method.cadence} {run.log.rows[end_row]}"
     yield f"  {at:<17}{_numbers(end)} by the method on the same losses and norms;"
     yield f"                   {_numbers(weights_of(run)[end_row])} in the run"
-    if end_row < last:
+    if end_row < last and not verdict.run.parted:
         yield "                   beyond it the method itself cannot be evaluated on these losses and norms"
     yield ""
     assert verdict.diagnosis is not None
@@ -115,6 +115,11 @@ def _whole_run(run: Run, verdict: Verdict) -> Iterator[str]:
     free, allowed = verdict.run, f"(allowed {verdict.run.allowed:.2e})"
     if free.follows:
         yield f"  from the start   {free.apart:.2e} at most from a replay that is {_corrected(free)} {allowed}"
+        for row in free.parted[:1]:
+            at = f"{run.method.cadence} {run.log.rows[row]}"
+            more = "" if len(free.parted) == 1 else f", and {len(free.parted) - 1} times more"
+            yield f"                   it ends before {at}{more}, at a kink that the digits decide:"
+            yield "                   what the optimiser remembers of it is in no log"
         return
     yield "FAILED: the whole run does not follow from its start, though each step follows from the one before."
     yield f"  from the start   {free.apart:.2e} from a replay that is {_corrected(free)}"
@@ -163,7 +168,10 @@ def _limits(run: Run, verdict: Verdict) -> Iterator[str]:
         yield f"Begins anew: at {run.method.cadence} {run.log.rows[row]} (line {run.log.lines[row]}) a run starts."
     if verdict.unjudged:
         rows = "step lacks" if verdict.unjudged == 1 else "steps lack"
-        yield f"Not decided: {verdict.unjudged} {rows} a finite number, or hang on one that the log does not hold."
+        why = f"{rows} a finite number, or hang on one that the log lacks or prints as 0"
+        if verdict.stopped:
+            why = f"steps. From the last one judged the method cannot go on: {verdict.stopped}"
+        yield f"Not decided: {verdict.unjudged} {why}."
     if verdict.open_defects:
         names = ", ".join(f"{defect.name} [{defect.equation}]" for defect in verdict.open_defects)
         yield f"Not ruled out by this log: {names}."
@@ -185,6 +193,7 @@ def plain(run: Run, verdict: Verdict) -> Mapping[str, object]:
         "steps": verdict.steps,
         "undecided": verdict.kinks,
         "unjudged": verdict.unjudged,
+        "stopped": verdict.stopped or None,
         "notes": list(run.log.notes),
         "departures": verdict.departures,
         "begins_anew": [int(run.log.rows[row]) for row in verdict.restarts],
@@ -217,6 +226,7 @@ def _whole_run_plain(run: Run, verdict: Verdict) -> Mapping[str, object]:
         "apart": free.apart,
         "allowed": free.allowed,
         "kinks": free.kinks,
+        "parted": [int(run.log.rows[row]) for row in free.parted],
         "first": None if free.first is None else int(run.log.rows[free.first]),
     }
 

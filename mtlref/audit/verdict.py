@@ -8,14 +8,14 @@ that would go unseen: those this log cannot rule out, because with them the numb
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from mtlref.audit.alike import Alike
-from mtlref.audit.compare import Tally, Transition, compared
+from mtlref.audit.compare import Block, Tally, Transition, compared
 from mtlref.audit.drift import FreeRun, free_run
 from mtlref.audit.readers import Log
 from mtlref.audit.replay import feeds_back, logged_weights
@@ -64,7 +64,8 @@ class Verdict:
     `steps` judged, of which `kinks` decide nothing; `unjudged` steps on rows that lack a number or hang on one;
     `first` departure and `worst` transition; `departures` counted; `run` the whole run against a replay from its
     start; `diagnosis` None when the run agrees; `open_defects`: single defects that the log cannot rule out, beside
-    what explains it; `restarts`: rows at which another run starts.
+    what explains it; `restarts`: rows at which another run starts; `stopped`: why, after a departure, no step was
+    judged any more.
     """
 
     steps: int
@@ -77,6 +78,7 @@ class Verdict:
     diagnosis: Diagnosis | None
     open_defects: tuple[Defect, ...]
     restarts: tuple[int, ...] = ()
+    stopped: str = ""
 
     @property
     def passed(self) -> bool:
@@ -88,12 +90,13 @@ def judge(method: Method, log: Log, progress: bool | None = False) -> Verdict:
     """Return the verdict on a log that holds what `method` reads.
 
     `progress`: whether a bar is shown, None: where standard error is a terminal and the log is long.
-    Errors: MtlrefError, with the step, where the log leaves the method's domain.
+    Errors: MtlrefError, with the step, where the log leaves the method's domain before it departs from the method.
     """
-    tally, same = Tally(), Alike({d.name: variant(method, d) for d in DEFECTS[method.stem]})
+    same = Alike({d.name: variant(method, d) for d in DEFECTS[method.stem]})
     shown = (len(log.rows) >= LONG and None) if progress is None else progress
-    for block in track(compared(method, log, watch=same), len(log.rows) // BLOCK + 1, "rows", shown):
-        tally.add(block)
+    tally, stopped = tallied(track(compared(method, log, watch=same), len(log.rows) // BLOCK + 1, "rows", shown))
+    if stopped:
+        same.left.clear()  # of the further rows nothing is known
     first = None if tally.first is None else tally.first.row
     if feeds_back(method):
         free = free_run(method, log, tally.restarts, first, tally.undecided)
@@ -116,7 +119,24 @@ def judge(method: Method, log: Log, progress: bool | None = False) -> Verdict:
         diagnosis=diagnosis,
         open_defects=open_defects(method, log, diagnosis, same.left),
         restarts=tuple(tally.restarts),
+        stopped=stopped,
     )
+
+
+def tallied(blocks: Iterable[Block]) -> tuple[Tally, str]:
+    """Return what the blocks show, and why they ended after a departure, if the method could not go on.
+
+    Errors: MtlrefError where it could not go on before one.
+    """
+    tally = Tally()
+    try:
+        for block in blocks:
+            tally.add(block)
+    except MtlrefError as error:
+        if not tally.departures:
+            raise
+        return tally, str(error)
+    return tally, ""
 
 
 def uncorrected(tally: Tally, method: Method, log: Log) -> FreeRun:

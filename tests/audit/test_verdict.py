@@ -323,8 +323,9 @@ def test_a_weight_that_the_method_cannot_have_names_the_step(tmp_path):
     weights = np.ones((8, K))
     weights[3, 2] = 0.0
     run = read_run(log(tmp_path, losses, norms, weights), method="uncertainty")
-    with pytest.raises(mtlref.DomainError, match=r"step 3: UW-1 is an exponential, above 0, not weights\[2\] = 0.0"):
-        judge(run.method, run.log)
+    verdict = judge(run.method, run.log)
+    assert "step 3: UW-1 is an exponential, above 0, not weights[2] = 0.0" in verdict.stopped
+    assert (verdict.first.row, verdict.steps) == (0, 3)
 
 
 def test_an_example_that_there_is_not_is_named():
