@@ -144,8 +144,13 @@ def test_minimum_norms_contenders_find_one_length():
 
 def test_an_audited_log_follows_its_method():
     case = load("audit")
-    for stem, dtype in (("dwa", "float64"), ("gradnorm", "float32"), ("cov", "float32"), ("uncertainty", "float32")):
-        path = case.recorded(stem, 12, dtype)
+    for stem, numbers in (
+        ("dwa", "float64"),
+        ("gradnorm", "4 decimals"),
+        ("cov", "float32"),
+        ("uncertainty", "float32"),
+    ):
+        path = case.recorded(stem, 12, numbers)
         assert case.audited(path)
         assert case.only_read(path) == 12 * len(path.read_text(encoding="utf-8").splitlines()[0].split(","))
 
@@ -157,10 +162,10 @@ def test_the_audit_s_tables_have_a_row_a_log(monkeypatch):
     monkeypatch.setattr(case, "DONE", set())
     times, growth = case.tables(False, RNG(0))
     assert [row[:3] for row in times.rows] == [
-        ("dwa", dtype, steps) for dtype in ("float64", "float32") for steps in (20, 40)
+        ("dwa", numbers, steps) for numbers in ("float64", "float32", "4 decimals") for steps in (20, 40)
     ]
     assert all(value is None or value > 0 for row in times.rows for value in row[3:])
-    assert len(growth.rows) == 2
+    assert len(growth.rows) == 3
     assert case.tables(False, RNG(0)) == []
     rows = [("a", "b", steps, 1.0, 3.0 * steps**2, None) for steps in (10, 20, 80)]
     assert case.exponent(rows, 4) == pytest.approx(2.0)

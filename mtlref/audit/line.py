@@ -166,7 +166,7 @@ class Line:
             for x in call.inputs:
                 if isinstance(x, Noted) and x.place in self.of_row:
                     self.moving.append((inputs, len(inputs), x.place, call.depth))
-                inputs.append(self.fixed(x, call.depth))
+                inputs.append(self.fixed(self.number(x, call), call.depth))
             self.calls.append(made(call, inputs, self.held[place]))
 
     def fixed(self, x: Any, depth: int) -> Any:
@@ -174,6 +174,11 @@ class Line:
         if isinstance(x, Rows):
             return widened(self.held[x.place] if isinstance(x, Noted) else x.values, depth, 1)
         return np.asarray(x)
+
+    def number(self, x: Any, call: Call) -> Any:
+        """Return a number beside floats as one of them, which is what NumPy would make of it at every call."""
+        floats = all(self.fixed(one, 0).dtype == np.float64 for one in call.inputs if isinstance(one, Rows))
+        return np.float64(x) if type(x) is int and floats else x
 
     def kept(self, end: Rows) -> NDArray[Any]:
         """Return the array that a state is taken from after a row: a copy, if it is another state's."""
@@ -279,8 +284,8 @@ class Shared:
     which: Indices | None = None
 
     def each(self) -> NDArray[Any]:
-        """Return each replay's."""
-        return self.values if self.which is None else self.values[:, self.which]
+        """Return each replay's, the numbers of a row side by side in memory."""
+        return self.values if self.which is None else np.take(self.values, self.which, axis=1)
 
 
 def made(call: Call, inputs: list[Any], out: NDArray[Any]) -> tuple[Callable[..., Any], list[Any]]:

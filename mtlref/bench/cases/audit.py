@@ -1,6 +1,7 @@
 """audit: long logs read and judged, each once in a process of its own: seconds, how they grow, and memory.
 
-A log is that of a run in float64, or in float32, by the plain loops below, and follows its method. `bound` is reading
+A log is that of a run in float64, in float32, or printed to four decimals, by the plain loops below, and follows its
+method. Behind four decimals a step may have gone this way or that at a kink, which takes time. `bound` is reading
 the file's numbers with Python's csv and no more. Memory is the process's own at its peak, and with the pages of files
 that are mapped; the rest, some 40 MiB, is Python and its libraries.
 """
@@ -30,6 +31,8 @@ K = 8
 SIZES = (10**4, 10**5)
 LARGE = (10**3, 10**4, 10**5, 10**6)
 
+DECIMALS = "4 decimals"
+
 COLUMNS = (
     "method",
     "numbers",
@@ -42,6 +45,8 @@ COLUMNS = (
     "resident, MiB",
 )
 GROWTH = ("method", "numbers", "exponent, read", "exponent, judged", "exponent, private memory", "expected")
+
+NUMBERS = ("float64", "float32", DECIMALS)
 
 LR: dict[str, object] = {"lr": 0.001}
 SETTINGS: dict[str, dict[str, object]] = {"dwa": {}, "cov": {}, "uncertainty": LR, "gradnorm": LR}
@@ -58,10 +63,10 @@ def tables(full: bool, rng: np.random.Generator) -> list[Table]:
     DONE.add(full)
     rows, grown = list[tuple[Any, ...]](), list[tuple[Any, ...]]()
     for stem in SETTINGS:
-        for dtype in ("float64", "float32"):
-            found = [measured(stem, steps, dtype) for steps in (LARGE if full else SIZES)]
+        for numbers in NUMBERS:
+            found = [measured(stem, steps, numbers) for steps in (LARGE if full else SIZES)]
             rows += found
-            grown.append((stem, dtype, *(exponent(found, at) for at in (4, 5, 7)), "1, 1, 0"))
+            grown.append((stem, numbers, *(exponent(found, at) for at in (4, 5, 7)), "1, 1, 0"))
     title = "logs of K = 8 tasks, each read and judged once; seconds of one core"
     return [
         Table("audit", title, COLUMNS, rows),
@@ -77,17 +82,17 @@ def exponent(rows: list[tuple[Any, ...]], at: int) -> float | None:
     return float(np.log(other[at] / one[at]) / np.log(other[2] / one[2]))
 
 
-def measured(stem: str, steps: int, dtype: str) -> tuple[Any, ...]:
+def measured(stem: str, steps: int, numbers: str) -> tuple[Any, ...]:
     """Return a row of the table. Errors: CalledProcessError if the audit does not pass the run."""
     with tempfile.TemporaryDirectory() as folder:
-        path = written(Path(folder), stem, steps, dtype)
+        path = written(Path(folder), stem, steps, numbers)
         began = time.process_time()
         only_read(path)
         bound = time.process_time() - began
         command = [sys.executable, "-m", "mtlref.bench.cases.audit", str(path)]
         found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     each = 1e6 * (found["read"] + found["judged"]) / steps
-    return (stem, dtype, steps, bound, found["read"], found["judged"], each, found["private"], found["resident"])
+    return (stem, numbers, steps, bound, found["read"], found["judged"], each, found["private"], found["resident"])
 
 
 def one_log(path: str) -> dict[str, float | None]:
@@ -133,14 +138,14 @@ def status(name: str) -> list[float]:
 FOLDER = contextlib.ExitStack()
 
 
-def recorded(stem: str, steps: int, dtype: str = "float64") -> Path:
+def recorded(stem: str, steps: int, numbers: str = "float64") -> Path:
     """Write the log of a run whose losses fall and whose weights are the method's; it goes when Python ends."""
-    return written(Path(FOLDER.enter_context(tempfile.TemporaryDirectory())), stem, steps, dtype)
+    return written(Path(FOLDER.enter_context(tempfile.TemporaryDirectory())), stem, steps, numbers)
 
 
-def written(folder: Path, stem: str, steps: int, dtype: str) -> Path:
+def written(folder: Path, stem: str, steps: int, numbers: str) -> Path:
     """Write such a log into a folder."""
-    path = folder / "run.csv"
+    path, dtype = folder / "run.csv", "float64" if numbers == DECIMALS else numbers
     L, n = np.exp(np.random.default_rng(0).normal(scale=0.1, size=(2, steps, K)))
     L /= 1 + np.arange(steps)[:, None] / steps
     L, n = L.astype(dtype), n.astype(dtype)
@@ -150,11 +155,12 @@ def written(folder: Path, stem: str, steps: int, dtype: str) -> Path:
         "uncertainty": uncertainty,
         "gradnorm": partial(gradnorm, n),
     }
+    shown: Callable[[float], str] = "{:.4f}".format if numbers == DECIMALS else repr
     kinds = {"loss": L, **({"norm": n} if stem == "gradnorm" else {}), "weight": made[stem](L).astype(dtype)}
     with open(path, "w", encoding="utf-8") as file:
         file.write(",".join(["epoch", *(f"{kind}/{i}" for kind in kinds for i in range(K))]) + "\n")
         for t, row in enumerate(zip(*kinds.values(), strict=True)):
-            file.write(f"{t},{','.join(map(repr, np.concatenate(row).tolist()))}\n")
+            file.write(f"{t},{','.join(map(shown, np.concatenate(row).tolist()))}\n")
     side = {"method": stem, "settings": SETTINGS[stem]}
     path.with_suffix(".json").write_text(json.dumps(side), encoding="utf-8")
     return path
