@@ -21,6 +21,7 @@ from mtlref.audit.memory import Memory
 from mtlref.audit.readers import Log, part
 from mtlref.audit.replay import Replay, Steps, logged_weights
 from mtlref.contract import Method, weights_of
+from mtlref.methods.stages import EQUALISERS
 from mtlref.notation import Array, MtlrefError
 
 
@@ -179,8 +180,9 @@ def followed_up(method: Method, log: Log, one_is_enough: bool, watch: Alike | No
         rows = done.start + method.lagged + np.arange(len(done.expected))
         got = np.asarray(weights[rows[0] : rows[0] + len(rows)]) if len(rows) else done.expected
         allowance = np.array(plain(log, done.expected))
-        known = np.isfinite(got).all(axis=1)
-        off = np.flatnonzero(known & np.any(np.abs(got - done.expected) > allowance, axis=1))
+        known, errors = np.isfinite(got).all(axis=1), np.abs(got - done.expected)
+        enough = allowance + own(replay, done)
+        off = np.flatnonzero(known & np.any(errors > enough, axis=1))
         kinks = np.zeros(len(rows), dtype=bool)
         if len(off) > 1 and one_is_enough:
             ratio = np.max(np.abs(got[off] - done.expected[off]) / allowance[off], axis=1)
@@ -193,9 +195,20 @@ def followed_up(method: Method, log: Log, one_is_enough: bool, watch: Alike | No
                 continue
         if len(off):
             more, kinks[off] = beyond(replay, memory, done, off, got[off], allowance[off])
-            allowance[off] += more
+            enough[off] = allowance[off] + more
         memory.passed(done)
-        yield Block(rows[known], got[known], done.expected[known], allowance[known], kinks[known])
+        yield Block(rows[known], got[known], done.expected[known], enough[known], kinks[known])
+
+
+def own(replay: Replay, done: Steps) -> Array:
+    """Return what printing has moved the weights by from which steps were taken, (n, K): they go on from there.
+
+    Where no more is needed, no other number is asked.
+    """
+    at = slice(done.start, done.start + len(done.expected))
+    if not isinstance(replay.method, EQUALISERS):
+        return np.zeros(done.expected.shape)
+    return replay.log.precision["weights"].printed(np.asarray(logged_weights(replay.log)[at]))
 
 
 def beyond(

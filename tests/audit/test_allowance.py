@@ -126,7 +126,7 @@ def departing(tmp_path, L, n, w):
     return [int(row) for b in compared(*gradnorm_log(tmp_path, L, n, w)) for row in b.rows[~b.agrees]]
 
 
-@pytest.mark.parametrize(("seed", "digits"), [(1, 3), (2, 3), (3, 4)])
+@pytest.mark.parametrize(("seed", "digits"), [(2, 3), (3, 3), (3, 4)])
 def test_a_right_run_s_signs_that_digits_leave_open_depart_nowhere(tmp_path, seed, digits):
     L, n, w, near = gradnorm_run(seed, digits)
     verdict = judge(*gradnorm_log(tmp_path, L, n, w))

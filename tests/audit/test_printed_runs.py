@@ -94,7 +94,7 @@ def test_a_method_that_makes_no_weights_from_weights_has_one_answer_to_both_ques
 # MEMORY
 
 
-@pytest.mark.parametrize(("optimiser", "seed"), [("momentum", 1), ("adam", 2)])
+@pytest.mark.parametrize(("optimiser", "seed"), [("momentum", 19), ("adam", 2)])
 def test_the_replay_of_an_optimiser_with_memory_ends_at_a_kink(tmp_path, optimiser, seed):
     """What momentum keeps of a sign that the digits turned is in no log; the steps beyond are judged one by one."""
     losses, norms = drawn(seed, steps=400)
