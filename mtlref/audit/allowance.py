@@ -15,7 +15,7 @@ against all others' (`leaps`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice, product
+from itertools import chain, islice, product
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,6 @@ from mtlref.audit.readers import Log
 from mtlref.audit.replay import (
     Replay,
     drawn,
-    feeds_back,
     gradients,
     in_question,
     logged_weights,
@@ -122,31 +121,28 @@ def changes(
 
 
 def leaps(
-    replay: Replay,
-    chosen: NDArray[np.intp],
-    before: State | list[State],
-    start: int,
-    expected: Array,
-    known: Array,
+    replay: Replay, chosen: NDArray[np.intp], before: State | list[State], start: int, expected: Array
 ) -> Array:
-    """Return how much farther than `known` (m, K) the answers of the chosen steps go if all numbers are off, (m, K).
+    """Return how far the answers of the chosen steps jump if all numbers are off together, (m, K).
 
-    The numbers of one task are moved against all others', every kind up or down; what the tasks show is added. Where
-    the weights go on from those in use, their move may hide a jump, so that of the step alone counts as well, and
-    an answer that jumps, to more than twice what is known, may still be off by all that is known beside the jump.
+    The numbers of one task are moved against all others', every kind up or down. Where no sign turns, that does what
+    the moves do one at a time, added up; what is left is a jump, and what the tasks show is added.
     """
-    kinds, total = moving(replay, start + chosen), np.zeros(known.shape)
-    onward = "w" in kinds and feeds_back(replay.method)
-    moves = together(kinds, set_against(replay.log, start + chosen))
-    found = answers_each(replay, start + chosen, states(before, chosen), moves)
-    for side in sides(known.shape[1]):
-        largest = np.zeros(known.shape)
+    kinds, K = moving(replay, start + chosen), expected.shape[1]
+    earlier, total = set_against(replay.log, start + chosen), np.zeros((len(chosen), K))
+    alone = [(name, task, sign) for name in kinds for task in range(K) for sign in (-1.0, 1.0)]
+    moves = chain((one_moved(kinds, *at) for at in alone), together(kinds, earlier))
+    found = (
+        answer - expected[chosen] for answer in answers_each(replay, start + chosen, states(before, chosen), moves)
+    )
+    single = {at: np.nan_to_num(change) for at, change in zip(alone, found, strict=False)}
+    single |= {at: change * (1 + earlier[:, [at[1]]]) for at, change in single.items() if at[0] == "L"}
+    for side in sides(K):
+        largest = np.zeros((len(chosen), K))
         for signs in directions(kinds):
-            change = next(found) - expected[chosen]
-            step = change - signs["w"] * side * kinds["w"][1] if onward else change
-            largest = np.fmax(largest, np.fmax(np.abs(change), np.abs(step)))
-        jumped = onward & np.any(largest > 2 * known, axis=1, keepdims=True)
-        total += np.where(jumped, largest, np.maximum(largest - known, 0.0))
+            added = sum(single[name, task, sign * side[task]] for name, sign in signs.items() for task in range(K))
+            largest = np.fmax(largest, np.abs(next(found) - added))
+        total += largest
     return total
 
 
@@ -160,17 +156,30 @@ def directions(kinds: Iterable[str]) -> list[dict[str, float]]:
     return [dict(zip(kinds, signs, strict=True)) for signs in product((-1.0, 1.0), repeat=len(list(kinds)))]
 
 
-def together(kinds: Mapping[str, tuple[Array, Array]], earlier: Array) -> Iterator[dict[str, Array]]:
-    """Yield all numbers of rows moved at once, (m, K) each: every side's in all directions, in that order.
+Numbers = Mapping[str, tuple[Array, Array]]
+"""The numbers of rows by kind, (m, K), and what they may be off."""
 
-    `kinds`: the numbers and what they may be off; `earlier`: how much more an earlier loss may move a ratio.
+
+def together(kinds: Numbers, earlier: Array) -> Iterator[dict[str, Array]]:
+    """Yield all numbers of rows moved at once: every side's in all directions, in that order.
+
+    `earlier` (m, K): how much more an earlier loss may move a ratio.
     """
     for side, signs in product(sides(earlier.shape[1]), directions(kinds)):
-        moved: dict[str, Array] = {}
-        for name, (values, off) in kinds.items():
-            there = values + signs[name] * side * (off * (1 + earlier) if name == "L" else off)
-            moved[name] = there if name == "w" else np.where(values >= 0, np.maximum(there, 0.0), there)
-        yield moved
+        yield {name: shifted(name, *kinds[name], earlier, signs[name] * side) for name in kinds}
+
+
+def one_moved(kinds: Numbers, name: str, task: int, sign: float) -> dict[str, Array]:
+    """Return the numbers with one of them moved by what it may be off."""
+    values, off = kinds[name]
+    where = np.where(np.arange(values.shape[1]) == task, sign, 0.0)
+    return {kind: there for kind, (there, _) in kinds.items()} | {name: shifted(name, values, off, 0.0, where)}
+
+
+def shifted(name: str, values: Array, off: Array, earlier: Array | float, signs: Array) -> Array:
+    """Return values moved by what they may be off; what is above 0, weights aside, is not moved below."""
+    there = values + signs * (off * (1 + earlier) if name == "L" else off)
+    return there if name == "w" else np.where(values >= 0, np.maximum(there, 0.0), there)
 
 
 def states(before: State | list[State], chosen: NDArray[np.intp]) -> list[State] | State:

@@ -235,7 +235,7 @@ def beyond(
         more[left] += memory.allowed(done, off[left])
         left = unexplained()
     if len(left):
-        farther = leaps(replay, off[left], *block, more[left])
+        farther = leaps(replay, off[left], *block)
         excused = np.all(errors[left] <= allowance[left] + more[left] + farther, axis=1)
         more[left[excused]] += farther[excused]
         kinks[left[excused]] = True
