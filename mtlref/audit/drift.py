@@ -32,8 +32,12 @@ from mtlref.audit.precision import ROUNDINGS, arithmetic
 from mtlref.audit.readers import Log, part
 from mtlref.audit.replay import feeds_back, logged_weights
 from mtlref.contract import Method, weights_of
+from mtlref.methods.uncertainty import UncertaintyWeighting
 from mtlref.notation import Array
 from mtlref.state import State
+
+LINGERS = 16
+"""How many steps before a row that is astray a sign may have turned that momentum still carries."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ class Drift:
             row = at + int(over[0]) if len(over) else rows.stop
             if not len(over) or self.found.first is not None:
                 break
-            if self.parts_at_kink(row):
+            if self.parts_at_kink(row) or self.parted_before(row):
                 self.note(at, weights[: row - at], errors[: row - at], allowance[: row - at])
                 if has_moments(self.free.state):
                     self.free.ended, self.found = True, replace(self.found, parted=(row,))
@@ -163,11 +167,17 @@ class Drift:
             self.found = replace(self.found, apart=apart, allowed=allowed)
 
     def rounding(self, weights: Array, start: int) -> Array:
-        """Return the allowance (n, K) of rounding alone: the row's own, and that of the steps since it was set."""
+        """Return the allowance (n, K) of rounding alone: the row's own, and that of the steps since it was set.
+
+        Of a weight e^−s that is the rounding of s, |log w| times as much.
+        """
+        sizes = np.max(np.abs(weights), axis=1, keepdims=True)
+        if isinstance(self.method, UncertaintyWeighting):
+            logarithms = np.abs(np.log(np.maximum(weights, np.finfo(np.float64).tiny)))
+            sizes = sizes * (1 + np.max(logarithms, axis=1, keepdims=True))
         steps = np.sqrt(np.arange(start, start + len(weights)) - self.set_at)
         unit = ROUNDINGS * arithmetic(self.log.unit, self.log.precision)
-        before = unit * np.max(np.abs(weights), axis=1, keepdims=True) * steps[:, None]
-        return np.asarray(plain(self.log, weights) + before)
+        return np.asarray(plain(self.log, weights) + unit * sizes * steps[:, None])
 
     # KINKS
 
@@ -190,6 +200,12 @@ class Drift:
         low, high = PROPORTIONAL
         jumps = (leap > plain(self.log, answers[2][None])[0]) & ((leap < low * half) | (leap > high * half))
         return not probe.ended and bool(np.any(jumps))
+
+    def parted_before(self, row: int) -> bool:
+        """Return whether a kink shortly before a row parts what an optimiser remembers in run and replay."""
+        if not has_moments(self.free.state):
+            return False
+        return any(self.parts_at_kink(before) for before in range(row - 1, max(self.set_at, row - LINGERS), -1))
 
     def replayed(self, row: int) -> Free:
         """Return the replay before a row, from the last mark."""

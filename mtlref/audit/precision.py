@@ -144,19 +144,25 @@ def arithmetic(unit: float, known: Mapping[str, Precision]) -> float:
 
 
 def rounded(values: Array, absolute: bool) -> int | None:
-    """Return after how many decimals, or significant digits, all numbers end, if they were rounded there."""
+    """Return after how many decimals, or significant digits, all numbers end, if they were rounded there.
+
+    Whole numbers of which some have fewer digits were counted, not rounded.
+    """
     digits, used, seen, distinct = DIGITS.start, 0, 0, 0
+    whole, least = True, math.inf
     for block in blocks_of(values):
-        x = np.abs(np.asarray(block, dtype=np.float64).ravel())
+        x = np.unique(np.abs(np.asarray(block, dtype=np.float64)))  # 1.000 may come often, and uses no digit
         x = x[(x > SMALLEST) & (x < LARGEST)]
-        distinct = max(distinct, len(np.unique(x)))
+        distinct = max(distinct, len(x))
+        whole, least = whole and bool(np.all(x == np.floor(x))), min(least, *x[:1])
         while digits in DIGITS and not ends(x, digits, absolute).all():
             digits, used, seen = digits + 1, 0, 0
         if digits not in DIGITS:
             return None
         used += int(np.sum(~ends(x, digits - 1, absolute)))
         seen += len(x)
-    return digits if distinct >= DISTINCT and 2 * used >= seen > 0 else None
+    counted = whole and least < 10.0 ** (digits - 1)
+    return digits if distinct >= DISTINCT and 2 * used >= seen > 0 and not counted else None
 
 
 def largest(values: Array) -> float:

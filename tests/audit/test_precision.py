@@ -77,3 +77,20 @@ def test_numbers_with_more_digits_than_the_others_are_exact(weights):
 def test_exact_numbers_beside_exact_ones_stay_exact():
     losses = np.random.default_rng(0).uniform(0.1, 5, (50, 2))
     assert precisions({"losses": losses, "weights": np.ones((50, 2))}, DOUBLE)["weights"].words == "float64"
+
+
+def test_numbers_that_come_often_and_use_no_digit_hide_none():
+    """Losses that have converged are printed as 1, again and again."""
+    x = 1 + np.exp(-np.arange(300) / 12.0)[:, None] * np.array([1.0, 2.5])
+    assert precision(x.round(4), DOUBLE).words == "4 decimals"
+    assert np.mean(x.round(4) == 1) > 0.5
+    late = np.concatenate([x.round(4), np.ones((5000, 2))])
+    assert precision(late, DOUBLE).words == "4 decimals"
+
+
+def test_whole_numbers_are_exact_unless_all_have_as_many_digits():
+    counts = np.random.default_rng(0).integers(1, 100, (60, 2)).astype(float)
+    assert precision(counts, DOUBLE).words == "float64"
+    large = printed(np.random.default_rng(0).uniform(120, 980, (60, 2)), "%.3g")
+    assert precision(large, DOUBLE).words == "3 significant digits"
+    assert precision(large, DOUBLE).printed(np.array([500.0])) == pytest.approx([0.5])

@@ -112,6 +112,31 @@ def test_the_replay_of_an_optimiser_with_memory_ends_at_a_kink(tmp_path, optimis
     assert verdict.first.row == 390
 
 
+def test_a_sign_that_turned_some_steps_before_is_looked_for(tmp_path):
+    """Momentum adds up what a turned sign has left in it: the replay is astray some steps after the kink."""
+    losses, norms = drawn(14, K=3, steps=1600)
+    losses += 1
+    rule, settings = descent("momentum")
+    weights = loops.gradnorm(losses, norms, 1.5, rule)
+    verdict = audited(tmp_path, "gradnorm", "%.4g", settings, losses, weights, norms)[1]
+    assert verdict.passed
+    assert len(verdict.run.parted) == 1
+
+
+def test_float32_rounds_the_logarithm_of_a_weight_at_every_step_the_same_way(tmp_path):
+    """Losses that vanish lower s by lr/2 at every step: near −6 each step rounds by the same share of 2^-22."""
+    losses = np.full((1200, 2), 1e-9, np.float32) * np.array([1.0, 3.0], np.float32)
+    weights = loops.uncertainty(losses, ["gaussian"] * 2, loops.Descent(0.01))
+    exact = 0.5 * np.exp(0.005 * np.arange(1200))
+    assert weights.dtype == np.float32
+    assert abs(weights[-1, 0] - exact[-1]) > 200 * 2.0**-24 * exact[-1]
+    run, verdict = audited(tmp_path, "uncertainty", "%.17g", {"lr": 0.01}, losses, weights)
+    assert run.log.precision["weights"].words == "float32"
+    assert verdict.passed
+    leaking = weights * (1 - 1e-5 * np.arange(1200)[:, None]).astype(np.float32)
+    assert not audited(tmp_path, "uncertainty", "%.17g", {"lr": 0.01}, losses, leaking)[1].passed
+
+
 # WHERE NO STEP CAN BE TAKEN
 
 
