@@ -43,18 +43,25 @@ COARSE, FINE = 0.05, 0.002
 
 @dataclass(frozen=True)
 class Branch:
-    """An interval of α with what goes with it: the optimiser's state, and the directions so far (rows, K)."""
+    """An interval of α with what goes with it: the optimiser's state, and the directions so far (rows, K).
+
+    `missed`: the squares of what its steps have left over, added up.
+    """
 
     low: float
     high: float
     state: State
     rate: float | None
     path: tuple[Array, ...]
+    missed: float = 0.0
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A log's rows to the first that is not finite: `lift` = ln(G/Ḡ), `lag` = ln r, each with what it may be off."""
+    """A log's rows to the first that is not finite: `lift` = ln(G/Ḡ), `lag` = ln r, each with what it may be off.
+
+    `of_n` (rows,): the largest share that a row's norms may be off by.
+    """
 
     w: Array
     n: Array
@@ -63,6 +70,7 @@ class Measured:
     of_lift: Array
     of_lag: Array
     of_w: Array
+    of_n: Array
 
 
 def gradnorm(log: Log, given: Mapping[str, Any]) -> Iterator[Family]:
@@ -125,10 +133,14 @@ def measured(log: Log) -> Measured | None:
         rates = L / L[0]
         lift = np.log(G / G.mean(axis=1, keepdims=True))
         lag = np.log(rates / rates.mean(axis=1, keepdims=True))
+        late = share + share[0]
+        of_mean = np.sum(rates * late, axis=1, keepdims=True) / rates.sum(axis=1, keepdims=True)
         blur = off(log, "weights", w) / np.abs(w) + off(log, "norms", n) / n
     blur[~np.isfinite(blur)] = 0.0  # G = 0 is below any target, whatever the digits
     widest = blur.max(axis=1, keepdims=True)
-    return Measured(w, n, lift, lag, blur + widest, 2 * (share + share[0]), off(log, "weights", w))
+    with np.errstate(all="ignore"):
+        of_n = np.max(np.nan_to_num(off(log, "norms", n) / n), axis=1)
+    return Measured(w, n, lift, lag, blur + widest, 2 * np.maximum(late, of_mean), off(log, "weights", w), of_n)
 
 
 # THE SEARCH
@@ -141,7 +153,7 @@ def march(
     optimiser, K = rule(choice), data.w.shape[1]
     branches = [Branch(ends[0], ends[1], optimiser.init(np.zeros(K)), rate, ())]
     for t in range(len(data.w) - 1):
-        grown: list[tuple[float, Branch]] = []
+        grown: list[Branch] = []
         for branch in branches:
             for low, high, sign in parts(data, t, branch.low, branch.high):
                 slopes = sign * np.sign(data.w[t]) * data.n[t]
@@ -151,10 +163,9 @@ def march(
                     continue
                 left, eta = leftover(data, t, -moved, branch.rate, clamp, loose)
                 if left <= 1:
-                    grown.append((left, Branch(low, high, state, eta, (*branch.path, -moved))))
-        if len(grown) > BRANCHES:
-            grown = sorted(grown, key=lambda one: one[0])[:BRANCHES]
-        branches = [branch for _, branch in grown]
+                    path, missed = (*branch.path, -moved), branch.missed + left**2
+                    grown.append(Branch(low, high, state, eta, path, missed))
+        branches = sorted(grown, key=lambda one: one.missed)[:BRANCHES]
         if not branches:
             return []
     return branches
@@ -172,18 +183,18 @@ def parts(data: Measured, t: int, low: float, high: float) -> Iterator[tuple[flo
         at = np.where(flat, np.nan, lift / lag)
         wide = (blur + np.abs(at) * data.of_lag[t]) / np.abs(lag)
     inside = np.isfinite(at) & (at + wide >= low) & (at - wide <= high)
-    cuts = sorted(zip(at[inside].tolist(), wide[inside].tolist(), strict=True))
-    begin = [low, *(c - d for c, d in cuts)]
-    end = [*(c + d for c, d in cuts), high]
-    first, last = (cuts[0], cuts[-1]) if cuts else ((high, 0.0), (low, 0.0))
-    middles = [min(low, first[0] - first[1]), *(c for c, _ in cuts), max(high, last[0] + last[1])]
-    for i, (a, b) in enumerate(zip(begin, end, strict=True)):
-        middle = (middles[i] + middles[i + 1]) / 2
-        sign = np.where(flat, np.sign(lift), np.sign(lift - middle * np.where(flat, 0.0, lag)))
+    cuts = sorted((at[task], wide[task], task) for task in np.flatnonzero(inside))
+    begin = [low, *(c - d for c, d, _ in cuts)]
+    end = [*(c + d for c, d, _ in cuts), high]
+    for i, ends in enumerate(zip(begin, end, strict=True)):
+        here = max(ends[0], low), min(ends[1], high)
+        sign = np.where(flat, np.sign(lift), np.sign(lift - (here[0] + here[1]) / 2 * lag))
+        for j, (_, _, task) in enumerate(cuts):  # α is below the changes that are still to come
+            sign[task] = np.sign(lag[task]) * (1 if j >= i else -1)
         for tie in product((0.0, 1.0, -1.0), repeat=len(ties)):
-            here = sign.copy()
-            here[ties] = tie
-            yield max(a, low), min(b, high), here
+            tied = sign.copy()
+            tied[ties] = tie
+            yield *here, tied
 
 
 def leftover(
@@ -193,7 +204,7 @@ def leftover(
     w, w_next, K = data.w[t], data.w[t + 1], len(v)
     S = w_next.sum()
     A, B = S * v - w_next * v.sum(), S * w - w_next * w.sum()
-    rounding = 2 * K * (data.of_w[t] + data.of_w[t + 1].max())
+    rounding, loose = 2 * K * (data.of_w[t] + data.of_w[t + 1].max()), loose + 4 * data.of_n[t]
     if rate is None:
         if np.all(np.abs(A) <= 16 * rounding):
             return float(np.max(np.abs(B) / (rounding + loose * np.abs(A)))), None

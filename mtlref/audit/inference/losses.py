@@ -65,13 +65,18 @@ def steepness(log: Log) -> Estimate | None:
         x = ratio - ratio.mean(axis=1, keepdims=True)
         y = lnw - lnw.mean(axis=1, keepdims=True)
         relative = off(log, "losses", L) / L
-        of_y = off(log, "weights", w[2:]) / w[2:]
-        of_x = ratio * (relative[1:-1] + relative[:-2])
+        of_y = and_mean(off(log, "weights", w[2:]) / w[2:])
+        of_x = and_mean(ratio * (relative[1:-1] + relative[:-2]))
     use = finite_rows(x, y)
     x, y, of_y, of_x = (values[use].ravel() for values in (x, y, of_y, of_x))
     x = np.where(np.abs(x) > 2 * of_x, x, 0.0)
     first = slope(x, y, of_y)
     return None if first is None else slope(x, y, of_y + abs(first.value) * of_x)
+
+
+def and_mean(off_by: Array) -> Array:
+    """Return what entries less their row's mean may be off by, (n, K): their own, and the mean's."""
+    return np.asarray(off_by + off_by.mean(axis=1, keepdims=True))
 
 
 # COV
