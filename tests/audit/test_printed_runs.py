@@ -91,6 +91,52 @@ def test_a_method_that_makes_no_weights_from_weights_has_one_answer_to_both_ques
         assert verdict.run.rows == verdict.steps
 
 
+# SETTINGS
+
+
+def inferred(folder, stem, form, *columns):
+    """The run whose settings nobody gives, and its verdict."""
+    audited(folder, stem, form, {}, *columns)
+    run = read_run(str(folder / "run.csv"), method=stem, infer=True)
+    return run, judge(run.method, run.log)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_temperature_is_seen_where_one_task_s_losses_have_no_digits_left(tmp_path, form):
+    """A ratio that is off by half moves the mean, and with it what the other tasks' weights are compared with."""
+    losses = drawn(1)[0]
+    losses[40:, 0] *= 1e-3
+    run, verdict = inferred(tmp_path, "dwa", form, losses, loops.dwa(losses, 1.0))
+    assert verdict.passed
+    assert run.method.temperature == pytest.approx(1.0, abs=0.02)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("optimiser", ["plain", "momentum", "adam"])
+def test_uncertainty_weighting_s_rate_is_seen_as_its_losses_lose_their_digits(tmp_path, form, optimiser):
+    losses = drawn(2)[0]
+    rule, settings = descent(optimiser)
+    weights = loops.uncertainty(losses, ["gaussian"] * 4, rule)
+    run, verdict = inferred(tmp_path, "uncertainty", form, losses, weights)
+    assert verdict.passed
+    assert run.method.rule.lr == pytest.approx(LR, rel=0.05)
+    assert type(run.method.optimiser) is type(settings.get("optimiser"))
+
+
+@pytest.mark.parametrize("form", ["%.4f", "%.4g", "%.6g"])
+@pytest.mark.parametrize("alpha", [0.0, 1.5, 3.0])
+def test_gradnorm_s_strength_is_seen_behind_printed_digits(tmp_path, form, alpha):
+    """Weights near 0 leave signs open whose change lies beside the strength's interval, not in it."""
+    losses, norms = drawn(4, K=5)
+    losses += 0.1 * losses[0]
+    weights = loops.gradnorm(losses, norms, alpha, loops.Descent(LR))
+    run, verdict = inferred(tmp_path, "gradnorm", form, losses, weights, norms)
+    assert verdict.passed
+    low, high = run.inference.best.spans["alpha"]
+    assert low <= alpha <= high < alpha + 0.1
+    assert run.method.lr == pytest.approx(LR, rel=0.02)
+
+
 # MEMORY
 
 

@@ -44,11 +44,12 @@ class Reading:
 
 @dataclass(frozen=True)
 class Track:
-    """One task's run up to the first row that is not finite: steps of ln w, with what they may be off, and w L."""
+    """One task's run up to the first row that is not finite: steps of ln w, and w L, with what they may be off."""
 
     steps: Array
     off: Array
     data: Array
+    of_data: Array
     first: float
 
 
@@ -74,10 +75,9 @@ def tracks_of(log: Log) -> list[Track] | None:
         return None
     L, w = L[:n], w[:n]
     share = off(log, "weights", w) / w
-    lnw, blur = np.log(w), off(log, "losses", L)
-    data = w * L
-    wide = share[1:] + share[:-1] + 1e-3 * np.abs(np.diff(lnw, axis=0)) * (blur / np.maximum(L, blur))[:-1]
-    return [Track(np.diff(lnw[:, i]), wide[:, i], data[:-1, i], float(w[0, i])) for i in range(L.shape[1])]
+    steps, wide = np.diff(np.log(w), axis=0), share[1:] + share[:-1]
+    data, of_data = w * L, w * off(log, "losses", L)
+    return [Track(steps[:, i], wide[:, i], data[:-1, i], of_data[:-1, i], float(w[0, i])) for i in range(L.shape[1])]
 
 
 def with_beta(choice: Choice | None, tracks: list[Track], given: Mapping[str, Any]) -> Iterator[Choice | None]:
@@ -117,12 +117,22 @@ def readings_of(track: Track, task: int, choice: Choice | None, given: Mapping[s
 
 
 def rate_of(track: Track, choice: Choice | None, b: float, D: int, steps: int | None) -> Estimate | None:
-    """Return the rate under which the first `steps`, or all, of a task go as logged; None if there is none."""
-    moved, off_by = track.steps[:steps], track.off[:steps]
+    """Return the rate under which the first `steps`, or all, of a task go as logged; None if there is none.
+
+    The losses' rounding moves the slopes, and the directions by as much as slopes that are all off show.
+    """
+    moved, off_by, slopes = track.steps[:steps], track.off[:steps], D / 2 - b * track.data[:steps]
+    signs = np.array([0, 1, -1]) + np.zeros((len(slopes), 1))
+    signs = np.concatenate([signs, (-1.0) ** np.arange(len(slopes))[:, None]], axis=1)
     try:
-        q = directions(choice, (D / 2 - b * track.data[:steps])[:, None])[:, 0]
+        found = directions(choice, slopes[:, None] + signs * b * track.of_data[:steps, None])
     except MtlrefError:  # the slopes leave the range
         return None
+    q, of_q = found[:, 0], np.max(np.abs(found - found[:, :1]), axis=1)
+    rate = slope(b * q, moved, off_by)
+    if rate is None:
+        return None
+    off_by = off_by + abs(rate.value) * b * of_q
     rate = slope(b * q, moved, off_by)
     if rate is None or rate.value <= 0:
         return None
