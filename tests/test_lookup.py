@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from mtlref.conformance import checks
+from mtlref.conformance.implementation import SPECIFICATIONS
+from mtlref.conformance.message import page_of
 from mtlref.defects import DEFECTS
 from mtlref.lookup import look_up, method_of
 from mtlref.methods import METHODS
@@ -48,6 +51,13 @@ def test_checks_are_those_of_the_source_and_defects_each_under_its_tag():
     assert len(set(EQUATIONS) & written.keys()) > 60
     seen = [d for tag in EQUATIONS for d in look_up(tag).defects]
     assert {(d.equation, d.name) for d in seen} == {(d.equation, d.name) for some in DEFECTS.values() for d in some}
+
+
+def test_a_failed_check_points_to_the_page_that_defines_its_tag():
+    for stem in SPECIFICATIONS:
+        for check in checks.of(stem, live=True)[1]:
+            assert headings()[check.eq] == ROOT / f"derivations/{page_of(check, stem)}.md"
+            assert look_up(check.eq).page == f"derivations/{page_of(check, stem)}.md"
 
 
 def test_a_tag_belongs_to_the_method_whose_step_shows_it():

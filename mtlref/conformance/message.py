@@ -13,7 +13,7 @@ from mtlref.settings import described
 WHOLE = ("direction", "head_gradients", "E")
 """The observables whose rows are not the tasks'."""
 
-PAGES = {"LIVE": "jacobian", "MMOE": "mmoe"}
+PAGES = {"LIVE": "jacobian", "MMOE": "mmoe", "MTL": "equal"}
 """The derivations of the tags that are not on their method's own page."""
 
 
@@ -25,7 +25,7 @@ def failure(check: Check, name: str, departure: Departure, diagnosis: str) -> st
     where = f", task {departure.task} of {departure.case.n_tasks}" if rows else ""
     step = f", step {departure.step}" if len(departure.case.steps) > 1 else ""
     law = f" ({departure.law})" if departure.law else ""
-    page = PAGES.get(check.eq.partition("-")[0], departure.case.method.stem)
+    page = page_of(check, departure.case.method.stem)
     allowed = float(np.ravel(departure.allowed)[at])
     lines = (
         ("observable", f"{departure.observable}{where}{step}{law}"),
@@ -34,10 +34,15 @@ def failure(check: Check, name: str, departure: Departure, diagnosis: str) -> st
         ("error", f"{float(np.ravel(error)[at]):.3g}, allowed {allowed:.3g}"),
         ("problem", described_case(departure.case, departure.step)),
         ("diagnosis", diagnosis),
-        ("derivation", f"derivations/{page}.md, {check.eq}"),
+        ("derivation", f"derivations/{page}.md, {check.eq}; mtlref explain {check.eq}"),
     )
     head = f"{check.name} [{check.eq}] fails for {name!r}: {check.statement}"
     return "\n".join([head, *(f"  {label:<11} {text}" for label, text in lines)])
+
+
+def page_of(check: Check, stem: str) -> str:
+    """Return the derivation that defines the check's tag."""
+    return PAGES.get(check.eq.partition("-")[0], stem)
 
 
 def shown(values: Array) -> str:
