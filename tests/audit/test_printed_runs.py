@@ -43,11 +43,10 @@ def drawn(seed, K=4, steps=STEPS):
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("optimiser", ["plain", "momentum", "adam"])
 def test_a_right_run_of_gradnorm_passes(tmp_path, form, optimiser):
-    for seed in range(3):
-        losses, norms = drawn(seed)
-        rule, settings = descent(optimiser)
-        weights = loops.gradnorm(losses, norms, 1.5, rule)
-        assert audited(tmp_path, "gradnorm", form, settings, losses, weights, norms)[1].passed
+    losses, norms = drawn(FORMATS.index(form))
+    rule, settings = descent(optimiser)
+    weights = loops.gradnorm(losses, norms, 1.5, rule)
+    assert audited(tmp_path, "gradnorm", form, settings, losses, weights, norms)[1].passed
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -63,14 +62,13 @@ def test_a_run_of_gradnorm_with_the_rate_upside_down_fails(tmp_path, form, optim
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_right_runs_of_the_other_methods_pass(tmp_path, form):
-    for seed in range(4):
-        losses = drawn(10 + seed)[0]
-        assert audited(tmp_path, "dwa", form, {}, losses, loops.dwa(losses, 2.0))[1].passed
-        assert audited(tmp_path, "cov", form, {}, losses, loops.cov(losses))[1].passed
-        for optimiser in ("plain", "momentum", "adam"):
-            rule, settings = descent(optimiser)
-            weights = loops.uncertainty(losses, ["gaussian"] * 4, rule)
-            assert audited(tmp_path, "uncertainty", form, settings, losses, weights)[1].passed
+    losses = drawn(10 + FORMATS.index(form))[0]
+    assert audited(tmp_path, "dwa", form, {}, losses, loops.dwa(losses, 2.0))[1].passed
+    assert audited(tmp_path, "cov", form, {}, losses, loops.cov(losses))[1].passed
+    for optimiser in ("plain", "momentum", "adam"):
+        rule, settings = descent(optimiser)
+        weights = loops.uncertainty(losses, ["gaussian"] * 4, rule)
+        assert audited(tmp_path, "uncertainty", form, settings, losses, weights)[1].passed
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -111,7 +109,7 @@ def test_a_temperature_is_seen_where_one_task_s_losses_have_no_digits_left(tmp_p
     assert run.method.temperature == pytest.approx(1.0, abs=0.02)
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", ["%.3f", "%.4f", "%.3g"])
 @pytest.mark.parametrize("optimiser", ["plain", "momentum", "adam"])
 def test_uncertainty_weighting_s_rate_is_seen_as_its_losses_lose_their_digits(tmp_path, form, optimiser):
     losses = drawn(2)[0]
@@ -123,8 +121,7 @@ def test_uncertainty_weighting_s_rate_is_seen_as_its_losses_lose_their_digits(tm
     assert type(run.method.optimiser) is type(settings.get("optimiser"))
 
 
-@pytest.mark.parametrize("form", ["%.4f", "%.4g", "%.6g"])
-@pytest.mark.parametrize("alpha", [0.0, 1.5, 3.0])
+@pytest.mark.parametrize(("form", "alpha"), [("%.4g", 0.0), ("%.4f", 1.5), ("%.6g", 3.0)])
 def test_gradnorm_s_strength_is_seen_behind_printed_digits(tmp_path, form, alpha):
     """Weights near 0 leave signs open whose change lies beside the strength's interval, not in it."""
     losses, norms = drawn(4, K=5)
@@ -143,19 +140,19 @@ def test_gradnorm_s_strength_is_seen_behind_printed_digits(tmp_path, form, alpha
 @pytest.mark.parametrize(("optimiser", "seed"), [("momentum", 19), ("adam", 2)])
 def test_the_replay_of_an_optimiser_with_memory_ends_at_a_kink(tmp_path, optimiser, seed):
     """What momentum keeps of a sign that the digits turned is in no log; the steps beyond are judged one by one."""
-    losses, norms = drawn(seed, steps=400)
+    losses, norms = (values[:120] for values in drawn(seed, steps=400))
     losses += 1
     rule, settings = descent(optimiser)
     weights = loops.gradnorm(losses, norms, 1.5, rule)
     run, verdict = audited(tmp_path, "gradnorm", "%.3f", settings, losses, weights, norms)
     assert verdict.passed
     (ended,) = verdict.run.parted
-    assert verdict.run.end_row == ended - 1 < 398
-    assert verdict.steps == 399
+    assert verdict.run.end_row == ended - 1 < 118
+    assert verdict.steps == 119
     assert f"it ends before step {ended}, at a kink that the digits decide" in text(run, verdict)
-    weights[390] += [0.1, -0.1, 0.0, 0.0]
+    weights[110] += [0.1, -0.1, 0.0, 0.0]
     verdict = audited(tmp_path, "gradnorm", "%.3f", settings, losses, weights, norms)[1]
-    assert verdict.first.row == 390
+    assert verdict.first.row == 110
 
 
 def test_a_sign_that_turned_some_steps_before_is_looked_for(tmp_path):
