@@ -154,7 +154,7 @@ def rounded(values: Array, absolute: bool) -> int | None:
         x = np.unique(np.abs(np.asarray(block, dtype=np.float64)))  # 1.000 may come often, and uses no digit
         x = x[(x > SMALLEST) & (x < LARGEST)]
         distinct = max(distinct, len(x))
-        whole, least = whole and bool(np.all(x == np.floor(x))), min(least, *x[:1])
+        whole, least = whole and bool(np.all(x == np.floor(x))), min([least, *x[:1].tolist()])
         while digits in DIGITS and not ends(x, digits, absolute).all():
             digits, used, seen = digits + 1, 0, 0
         if digits not in DIGITS:

@@ -94,3 +94,8 @@ def test_whole_numbers_are_exact_unless_all_have_as_many_digits():
     large = printed(np.random.default_rng(0).uniform(120, 980, (60, 2)), "%.3g")
     assert precision(large, DOUBLE).words == "3 significant digits"
     assert precision(large, DOUBLE).printed(np.array([500.0])) == pytest.approx([0.5])
+
+
+def test_numbers_that_are_all_0_or_beyond_what_is_asked_for_digits_are_exact():
+    for values in (np.zeros((20, 2)), np.full((20, 2), 1e-300), np.full((20, 2), 1e12)):
+        assert precision(values, DOUBLE).words == "float64"
