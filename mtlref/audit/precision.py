@@ -132,7 +132,7 @@ def precision(values: Array, unit: float) -> Precision:
     if decimals is None and digits is None:
         return Precision(ROUNDINGS * unit, 0.0, named)
     half = 0.0 if decimals is None else 0.5 * 10.0**-decimals
-    if digits is None or (decimals is not None and half_of_digits(np.array(largest(values)), digits) <= half):
+    if digits is None or (decimals is not None and half_of_digits(np.array(largest(values)), digits) < 2 * half):
         return Precision(ROUNDINGS * SINGLE, half, f"{decimals} decimals")
     return Precision(ROUNDINGS * SINGLE, half, f"{digits} significant digits", digits)
 
