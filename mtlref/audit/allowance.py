@@ -26,6 +26,7 @@ from mtlref.audit.readers import Log
 from mtlref.audit.replay import (
     Replay,
     drawn,
+    feeds_back,
     gradients,
     in_question,
     logged_weights,
@@ -99,8 +100,10 @@ def changes(
     """Yield, for each number that a step reads, the larger change of the answers (m, K) by a move up and down.
 
     A number is moved by `share` of what it may be off. Of a Jacobian, the rows are moved, as their norms would be.
+    Where the weights go on from those in use, the move of one may hide a jump of its own, so the step counts as well.
     """
     kinds, K = moving(replay, start + chosen), expected.shape[1]
+    onward = feeds_back(replay.method)
     names = [(name, task) for name in kinds for task in range(K)]
 
     def moves() -> Iterator[dict[str, Array]]:
@@ -113,11 +116,15 @@ def changes(
                 yield moved
 
     found = answers_each(replay, start + chosen, states(before, chosen), moves())
-    for at in names:
+    for name, task in names:
         largest = np.zeros((len(chosen), K))
-        for _ in range(2):
-            largest = np.fmax(largest, np.abs(next(found) - expected[chosen]))
-        yield at, largest
+        for sign in (-share, share):
+            change = next(found) - expected[chosen]
+            largest = np.fmax(largest, np.abs(change))
+            if name == "w" and onward:
+                change[:, task] -= sign * kinds[name][1][:, task]
+                largest = np.fmax(largest, np.abs(change))
+        yield (name, task), largest
 
 
 def leaps(

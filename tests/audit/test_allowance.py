@@ -168,6 +168,29 @@ def test_a_kink_that_no_number_reaches_alone_is_reached_by_all_together(tmp_path
     assert departing(tmp_path, L, n, w) == [at + 1]
 
 
+def test_a_weight_that_is_printed_as_0_has_a_sign(tmp_path):
+    """w_0 = 10⁻⁶ takes its whole step down, 0 takes none. Moving 0 by its digits takes the step too, less that move.
+
+    Its loss is 0, and so is its target.
+    """
+    L, n, w, _ = gradnorm_run(0, 4)
+    at, lr, true = 300, 0.01, np.array([1e-6, 1.2, 1.8 - 1e-6])
+    L = L + np.random.default_rng(0).uniform(0, 1e-5, L.shape)  # the losses are exact
+    L[at, 0] = 0.0
+    rates = L[at] / L[0]
+    for n[at, 0] in np.round(np.arange(1, 3, 1e-4), 4):
+        G = true * n[at]
+        u = true - lr * np.sign(G - G.mean() * rates / rates.mean()) * n[at]
+        answer = 3 * u / u.sum()
+        if abs(np.round(answer[0], 4)) - abs(answer[0]) > 4.5e-5:  # printing takes the answer farther from 0
+            break
+    w[at], w[at + 1] = np.round(true, 4), np.round(answer, 4)
+    L, n, w = (x[: at + 2] for x in (L, n, w))
+    assert departing(tmp_path, L, n, w) == [at]  # where the weight was set, and not where it went
+    w[at + 1] += [-2e-3, 1e-3, 1e-3]  # farther than the whole step
+    assert departing(tmp_path, L, n, w) == [at, at + 1]
+
+
 def test_a_sign_that_is_wrong_away_from_a_kink_departs(tmp_path):
     L, n, w, near = gradnorm_run(0, 4)
     at = 1 + int(np.flatnonzero(~near)[200])
