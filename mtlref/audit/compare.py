@@ -203,7 +203,7 @@ def followed_up(method: Method, log: Log, one_is_enough: bool, watch: Alike | No
 def own(replay: Replay, done: Steps) -> Array:
     """Return what printing has moved the weights by from which steps were taken, (n, K): they go on from there.
 
-    Where no more is needed, no other number is asked.
+    Where no more is needed, no other number is asked. A combination's go on through its stages' own, and are asked.
     """
     at = slice(done.start, done.start + len(done.expected))
     if not isinstance(replay.method, EQUALISERS):

@@ -95,8 +95,6 @@ def judge(method: Method, log: Log, progress: bool | None = False) -> Verdict:
     same = Alike({d.name: variant(method, d) for d in DEFECTS[method.stem]})
     shown = (len(log.rows) >= LONG and None) if progress is None else progress
     tally, stopped = tallied(track(compared(method, log, watch=same), len(log.rows) // BLOCK + 1, "rows", shown))
-    if stopped:
-        same.left.clear()  # of the further rows nothing is known
     first = None if tally.first is None else tally.first.row
     if feeds_back(method):
         free = free_run(method, log, tally.restarts, first, tally.undecided)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mtlref.audit.inference.gradnorm import Measured, parts
+from mtlref.audit import read_run
+from mtlref.audit.inference import gradnorm
+from mtlref.audit.inference.gradnorm import FINE, Measured, leftover, measured, parts
+from tests.audit import loops
 
 
 def one_row(lift, lag, blur):
@@ -33,3 +36,57 @@ def test_every_strength_has_its_signs_in_an_interval_that_holds_it(seed):
     for alpha in np.linspace(low, high, 33):
         wanted = np.sign(lift - alpha * lag)
         assert any(a <= alpha <= b and np.array_equal(sign, wanted) for a, b, sign in found)
+
+
+def logged(folder, losses, norms, weights, forms):
+    """The log of a run whose losses, norms and weights are printed in these formats."""
+    kinds = zip(("loss", "norm", "weight"), (losses, norms, weights), forms, strict=True)
+    columns = {f"{name}/{i}": [form % x for x in values[:, i]] for name, values, form in kinds for i in range(3)}
+    lines = [",".join(columns), *map(",".join, zip(*columns.values(), strict=True))]
+    (folder / "run.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return read_run(str(folder / "run.csv"), method="gradnorm").log
+
+
+@pytest.mark.parametrize("form", ["%.3f", "%.3g", "%.5f"])
+def test_what_is_read_of_a_log_is_off_by_no_more_than_it_says(tmp_path, form):
+    """ln r of a task moves with the coarsest loss of all through the mean; so does ln(G/Ḡ). To first order: 1.1."""
+    rng = np.random.default_rng(0)
+    losses, norms = rng.uniform(0.5, 3, (60, 3)) * [1.0, 1.0, 0.02], rng.uniform(0.5, 3, (60, 3))
+    weights = rng.uniform(0.2, 2, (60, 3))
+    data = measured(logged(tmp_path, losses, norms, weights, (form, form, form)))
+    rates, G = losses / losses[0], weights * norms
+    lag = np.log(rates / rates.mean(axis=1, keepdims=True))
+    lift = np.log(G / G.mean(axis=1, keepdims=True))
+    assert np.all(np.abs(data.lag - lag) <= 1.1 * data.of_lag + 1e-12)
+    assert np.all(np.abs(data.lift - lift) <= 1.1 * data.of_lift + 1e-12)
+    assert np.all(np.max(np.abs(data.n / norms - 1), axis=1) <= 1.1 * data.of_n)
+
+
+def test_a_true_step_along_norms_of_three_digits_is_no_miss(tmp_path):
+    """Weights are exact, and a step's share of 0.4 % that the norms are off by is more than `FINE` lets through."""
+    rng, lr = np.random.default_rng(1), 0.02
+    losses, norms = rng.uniform(0.5, 3, (60, 3)), rng.uniform(1, 1.3, (60, 3))
+    weights = loops.gradnorm(losses, norms, 1.5, loops.Descent(lr))
+    data = measured(logged(tmp_path, losses, norms, weights, ("%.17g", "%.3g", "%.17g")))
+    worst = 0.0
+    for t in range(59):
+        G, rate = weights[t] * norms[t], losses[t] / losses[0]
+        sign = np.sign(G - G.mean() * (rate / rate.mean()) ** 1.5)
+        left, _ = leftover(data, t, sign * np.sign(weights[t]) * data.n[t], lr, False, FINE)
+        assert left <= 1
+        worst = max(worst, left)
+    assert worst > 0.05
+
+
+def test_branches_are_ranked_by_all_their_rows(monkeypatch):
+    """Two rows that leave both signs open. The first row's + misses by 0.1, its − by 0.9; the second's by 0.5, 0.4."""
+    missed = {(0, 1.0): 0.1, (0, -1.0): 0.9, (1, 1.0): 0.5, (1, -1.0): 0.4}
+    both = [(0.0, 1.0, np.full(2, sign)) for sign in (1.0, -1.0)]
+    monkeypatch.setattr(gradnorm, "BRANCHES", 2)
+    monkeypatch.setattr(gradnorm, "parts", lambda data, t, low, high: both)
+    monkeypatch.setattr(gradnorm, "leftover", lambda data, t, v, *_: (missed[t, float(v[0])], 1.0))
+    ones, nothing = np.ones((3, 2)), np.zeros((3, 2))
+    data = Measured(ones, ones, nothing, nothing, nothing, nothing, nothing, nothing[:, 0])
+    found = gradnorm.march(data, None, (0.0, 1.0), 1.0, False, 1.0)
+    assert [tuple(v[0] for v in branch.path) for branch in found] == [(1.0, -1.0), (1.0, 1.0)]
+    assert [branch.missed for branch in found] == pytest.approx([0.17, 0.26])
