@@ -79,7 +79,7 @@ def test_a_true_step_along_norms_of_three_digits_is_no_miss(tmp_path):
 
 
 def test_branches_are_ranked_by_all_their_rows(monkeypatch):
-    """Two rows that leave both signs open. The first row's + misses by 0.1, its − by 0.9; the second's by 0.5, 0.4."""
+    """Both signs are open on two rows: the first row's + misses by 0.1, its − by 0.9; the second's by 0.5 and 0.4."""
     missed = {(0, 1.0): 0.1, (0, -1.0): 0.9, (1, 1.0): 0.5, (1, -1.0): 0.4}
     both = [(0.0, 1.0, np.full(2, sign)) for sign in (1.0, -1.0)]
     monkeypatch.setattr(gradnorm, "BRANCHES", 2)
