@@ -23,6 +23,8 @@ from mtlref.rules import PRODUCTS, RULES, Axis, Values
 NUMBERS = itertools.count()
 """The numbers of the tensors: a parent's is below its child's."""
 
+np.empty(31 * 2**17)  # 31 MiB, dropped at once: from here on glibc keeps what is freed for the next array
+
 
 class MissingRuleError(MtlrefError, TypeError):
     """A tensor met a function, or an argument of a primitive, that the table has no derivative for."""

@@ -1,5 +1,9 @@
 """The sweep by blocks of tasks: no bit of the result hangs on them; what is not finite is found all the same."""
 
+import platform
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -42,6 +46,36 @@ def test_the_default_block_holds_a_mebibyte_of_cotangents(monkeypatch):
     z = (x * np.ones((ad.BLOCK // 6, 3))).sum(axis=0)
     jacobian([z[0], z[1], z[2], z[0] * 2, z[1] * 2], [x])
     assert swept == [range(2), range(2, 4), range(4, 5)]
+
+
+KEPT = """
+import resource
+import numpy as np
+from mtlref.autograd import value_and_jacobian
+
+x, arrays = np.ones((64, 128)), [np.full((128, 128), 1e-3), *np.ones((10, 128, 1))]
+
+def losses(leaves):
+    h = x @ leaves[0]
+    return [(h @ head).mean() for head in leaves[1:]]
+
+def pages(calls):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(calls):
+        value_and_jacobian(losses, arrays)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(pages(50), pages(50))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="how glibc keeps freed memory")
+def test_a_sweep_finds_the_memory_that_the_one_before_freed():
+    """A sweep of 2 MiB that asks for its pages anew takes 500 of them; the first calls ask for all there are."""
+    done = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, check=True)
+    first, later = map(int, done.stdout.split())
+    assert first > 500
+    assert later < 50 * 50
 
 
 @pytest.mark.parametrize("chunk", [0, -1, 1.5, True])
