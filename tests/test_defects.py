@@ -173,6 +173,25 @@ def test_two_defects_together_do_what_both_do():
     np.testing.assert_allclose(out.terms["w_next"], 3 * np.array([0.97, 1.04, 1.05]) / 3.06)
 
 
+def test_a_defect_may_change_the_rule():
+    """K = 2 by hand: n = (3, 1), L = (2, 1) ∘ L(0), α = 1, so the slope is (3, −1), that of the logits (2, −2).
+
+    A rate of ¼ log 3 moves them to ∓½ log 3, a ratio of 1 to 3.
+    """
+    [defect] = [d for d in DEFECTS["gradnorm"] if d.name == "LogitsMoved"]
+    method = mtlref.GradNorm(alpha=1.0, lr=np.log(3) / 4)
+    rule, state = method.rule, mtlref.GradNormState(np.ones(2), np.ones(2), method.rule.init(np.ones(2)))
+    wrong = variant(method, defect)
+    found = wrong.step(state, [2.0, 1.0], np.diag([3.0, 1.0]))
+    np.testing.assert_allclose(found.terms["w_next"], [0.5, 1.5], rtol=1e-15)
+    assert method.rule is rule
+    np.testing.assert_allclose(method.step(state, [2.0, 1.0], np.diag([3.0, 1.0])).terms["dw"], [3.0, -1.0])
+    with pytest.raises(mtlref.DomainError, match=r"GN-7 .* weights\[1\] = -0.5"):
+        wrong.step(
+            mtlref.GradNormState(np.array([2.5, -0.5]), np.ones(2), rule.init(np.ones(2))), [2.0, 1.0], np.eye(2)
+        )
+
+
 def test_combinations_are_simplest_first_and_never_of_one_function():
     sizes = [len(chosen) for chosen in combinations("gradnorm")]
     assert sizes == sorted(sizes)

@@ -16,8 +16,9 @@ class Defect:
 
     `name`; `equation`: the tag that it breaks; `summary`: what is computed instead, for a sentence that begins
     "the run computes …"; `replaces`: the functions of the method's module that stand for that equation, and what
-    stands in their place; for a statement about which weights are in use that is `Step`, which receives them; `seen`:
-    where it was met, empty if it is only plausible.
+    stands in their place; for a statement about which weights are in use that is `Step`, which receives them; for an
+    attribute of the method, the optimiser `rule`, a function of it; `seen`: where it was met, empty if it is only
+    plausible.
     """
 
     name: str
@@ -30,8 +31,9 @@ class Defect:
 def variant(method: S, *defects: Defect) -> S:
     """Return `method`, a method or a network, with its hyper-parameters, as it would be with `defects`.
 
-    The class's functions are made anew over a copy of the module's names in which the defects' functions stand;
-    neither the module nor the class of `method` is touched. A method that holds a network says itself where they go.
+    The class's functions are made anew over a copy of the module's names in which the defects' functions stand, and
+    its attributes by them; neither the module nor the class of `method` is touched. A method that holds a network
+    says itself where they go.
     """
     if hasattr(method, "varied"):
         varied: S = method.varied(*defects)
@@ -40,16 +42,19 @@ def variant(method: S, *defects: Defect) -> S:
     cls: Any = type(method)
     module = (cls.step if hasattr(cls, "step") else cls.forward).__globals__
     names: dict[str, Any] = {**module, **replaced}
-    missing = replaced.keys() - module.keys()
+    attributes = {name: change for name, change in replaced.items() if name not in module}
+    missing = [name for name in attributes if not hasattr(cls, name)]
     if missing:
-        raise KeyError(f"{cls.__name__}'s module has no function {sorted(missing)}")
-    body = {
+        raise KeyError(f"{cls.__name__}'s module has no function {missing}")
+    body: dict[str, Any] = {
         name: FunctionType(function.__code__, names, name, function.__defaults__, function.__closure__)
         for name, function in vars(cls).items()
         if isinstance(function, FunctionType) and not name.startswith("__")
     }
+    body |= {name: change(getattr(method, name)) for name, change in attributes.items()}
     title = "".join(defect.name for defect in defects) + cls.__name__
     wrong: S = object.__new__(type(title, (cls,), body))
     for name, value in vars(method).items():
-        object.__setattr__(wrong, name, value)
+        if name not in attributes:
+            object.__setattr__(wrong, name, value)
     return wrong

@@ -1,18 +1,22 @@
 """Wrong variants of GradNorm. Each function takes what the equation's own function takes.
 
 What needs a memory of its own, or the network's second derivatives, is no replaced equation, and is not listed: an
-L(0) that is the mean of a whole epoch, a softmax of free parameters in the weights' place, a gradient of L_grad that
-reaches the network. The tests of the conformance checks have them as implementations that must fail.
+L(0) that is the mean of a whole epoch, a gradient of L_grad that reaches the network. The tests of the conformance
+checks have them as implementations that must fail.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from mtlref.contract import Step
 from mtlref.defects.defect import Defect
 from mtlref.methods.gradnorm import relative_rate
-from mtlref.notation import Array
+from mtlref.notation import Array, require
+from mtlref.optimisers import Optimiser, same_shape
 from mtlref.state import State
 
 
@@ -127,6 +131,25 @@ def softmax_sum(u: Array) -> Array:
     return np.asarray(len(u) * exponential / np.sum(exponential))
 
 
+@dataclass(frozen=True)
+class LogitsRule(Optimiser):
+    """w = K softmax(v): `rule` moves the logits v = log w along w_i (s_i − mean_j w_j s_j), s the slope in w.
+
+    A constant added to all logits changes neither weights nor steps, so v is not remembered. Errors: DomainError.
+    """
+
+    rule: Optimiser
+
+    def init(self, shape_like: ArrayLike) -> State:
+        return self.rule.init(shape_like)
+
+    def step(self, state: State, w: ArrayLike, g: ArrayLike) -> tuple[Array, State]:
+        w, g = same_shape(w=w, g=g)
+        require(w > 0, "weights", w, "GN-7", "as a softmax has no")
+        v, moved = self.rule.step(state, np.log(w), w * (g - np.mean(w * g)))
+        return softmax_sum(v), moved
+
+
 def last_takes_the_rest(u: Array) -> Array:
     """w_i(t+1) = u_i, and K − Σ u for the last task, which has no weight of its own."""
     return np.append(u[:-1], len(u) - np.sum(u[:-1]))
@@ -183,6 +206,13 @@ DEFECTS = (
         "SoftmaxSum", "GN-7", "a softmax of the weights for a division by their sum", {"renormalise": softmax_sum}
     ),
     Defect(
+        "LogitsMoved",
+        "GN-7",
+        "K softmax(v), of logits v that the optimiser moves, for weights that it moves and a division by their sum",
+        {"rule": LogitsRule},
+        "LibMTL 1.1.5",
+    ),
+    Defect(
         "RawNorms", "GN-1", "the norms of the unweighted gradients, n_i for |w_i| n_i", {"gradient_norms": raw_norms}
     ),
     Defect("SquaredNorms", "GN-1", "squared norms, (w_i n_i)² for |w_i| n_i", {"gradient_norms": squared_norms}),
@@ -223,7 +253,7 @@ DEFECTS = (
         "a last weight that takes what the others leave of K, for a common factor",
         {"renormalise": last_takes_the_rest},
     ),
-    Defect("HeadsUnweighted", "GN-8", "weights of 1 for the heads", {"head_weights": ones}, "LibMTL"),
+    Defect("HeadsUnweighted", "GN-8", "weights of 1 for the heads", {"head_weights": ones}, "LibMTL 1.1.5"),
     Defect(
         "NextWeightsAtOnce",
         "GN-8",

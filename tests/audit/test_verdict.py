@@ -102,6 +102,26 @@ def test_a_wrong_loop_fails_and_is_named(tmp_path, wrong, names):
         assert [defect.name for defect in verdict.diagnosis.explanations[0].defects] == names
 
 
+@pytest.mark.parametrize("adam", [False, True])
+def test_logits_that_are_moved_are_known_by_the_weights_they_give(tmp_path, adam):
+    """The loop keeps its logits, Adam's moments are theirs; the log has the weights alone."""
+    losses, norms = measurements()
+    v, m, s, rows = np.zeros(K), np.zeros(K), np.zeros(K), []
+    for t, (L, n) in enumerate(zip(losses, norms, strict=True), 1):
+        w = K * np.exp(v) / np.exp(v).sum()
+        rows.append(w)
+        pace = (L / losses[0]) / np.mean(L / losses[0])
+        slope = np.sign(w * n - np.mean(w * n) * pace**1.5) * n
+        g = (np.diag(w) - np.outer(w, w) / K) @ slope
+        m, s = 0.9 * m + 0.1 * g, 0.999 * s + 0.001 * g**2
+        v = v - 0.025 * (m / (1 - 0.9**t) / (np.sqrt(s / (1 - 0.999**t)) + 1e-8) if adam else g)
+    optimiser = {"optimiser": {"name": "adam", "lr": 0.025}} if adam else {}
+    _, verdict = verdict_of(log(tmp_path, losses, norms, np.array(rows)), alpha=1.5, lr=0.025, **optimiser)
+    assert verdict.departures == STEPS - 1
+    assert verdict.diagnosis.kind == "identical"
+    assert [defect.name for defect in verdict.diagnosis.explanations[0].defects] == ["LogitsMoved"]
+
+
 def test_one_wrong_step_is_found_where_it_is(tmp_path):
     losses, norms = measurements()
     weights = exact_weights(losses, norms)

@@ -44,6 +44,7 @@ def test_none_of_them_is_taken_for_a_listed_defect():
 
 
 TOLD = {
+    "softmax_of_free_parameters": {"LogitsMoved [GN-7]"},
     "no division by the norm": {"MissingNormalisation [PCG-3]"},
     "norm for its square": {"NormForSquare [PCG-3]"},
     "unit gradients": {"UnitGradients [PCG-4]"},
@@ -60,7 +61,7 @@ is wrong only where a listed defect has no answer."""
 
 @pytest.mark.parametrize("name", TOLD)
 def test_a_defect_is_known_by_its_numbers(name):
-    impl = next(impl for impl in wrong_gradients.WRONG if impl.name == name)
+    impl = next(impl for impl in [*wrong.WRONG, *wrong_gradients.WRONG] if impl.name == name)
     with np.errstate(all="ignore"):
         diagnosis = session(impl).diagnosis
     assert {candidate.name for candidate in diagnosis.candidates} == TOLD[name], diagnosis.text
