@@ -8,7 +8,7 @@ an object with the method's settings and its strength (`{"method": "dwa", "tempe
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -20,8 +20,8 @@ from mtlref.optimisers import SGD, Adam, Momentum, Optimiser
 OPTIMISERS: Mapping[str, type[Optimiser]] = {"sgd": SGD, "momentum": Momentum, "adam": Adam}
 """The optimisers by the names that settings use."""
 
-UNSET = {"optimiser": "SGD(lr)"}
-"""What a hyper-parameter that is None stands for."""
+UNSET = {"optimiser": "SGD(lr)", "initial_losses": ""}
+"""What a hyper-parameter that is None stands for; where that goes without saying, nothing."""
 
 
 def build(stem: str, settings: Mapping[str, object], methods: Mapping[str, type[Method]] = METHODS) -> Method:
@@ -100,9 +100,14 @@ def described(method: Method) -> str:
     """Return the hyper-parameters of `method` in words: `alpha = 1.5, lr = 0.025`."""
     values = {name: getattr(method, name) for name in hyper_parameters(method)}
     shown = {name: UNSET.get(name, "none") if value is None else value for name, value in values.items()}
-    return ", ".join(f"{name} = {value}" for name, value in shown.items()) or "no settings"
+    return ", ".join(f"{name} = {value}" for name, value in shown.items() if value != "") or "no settings"
 
 
 def hyper_parameters(method: Method | type[Method]) -> list[str]:
     """Return the names of a method's hyper-parameters: the fields of its dataclass."""
     return [field.name for field in fields(method)]  # type: ignore[arg-type]
+
+
+def left_open(method: Method | type[Method], given: Collection[str] = ()) -> list[str]:
+    """Return the hyper-parameters that are not given, but for those whose default goes without saying."""
+    return [name for name in hyper_parameters(method) if name not in given and UNSET.get(name) != ""]

@@ -245,7 +245,7 @@ def test_every_tag_of_the_quadratic_programs_is_an_equation():
 DEFAULTS = {
     "equal": {},
     "fixed": {"weights": 1.0},
-    "gradnorm": {"alpha": 1.5, "lr": 0.025, "optimiser": None, "negative": "keep"},
+    "gradnorm": {"alpha": 1.5, "lr": 0.025, "optimiser": None, "negative": "keep", "initial_losses": None},
     "pe_ltr": {"bounds": None, "solver": "published", "timing": "next"},
     "pcgrad": {"include_self": False, "reduction": "sum"},
     "uncertainty": {"likelihoods": "gaussian", "lr": 1e-3, "optimiser": None, "dimensions": None},

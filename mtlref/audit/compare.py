@@ -4,6 +4,9 @@ A run that starts again in the middle of a log, its method's memory lost, depart
 row does. It is recognised by what follows: the weights there are those that the method begins with, and the next
 `ANEW` steps at least follow from them. Such a row is the first of another run, and is reported, not counted as a
 departure. Where the steps' numbers begin anew (`Log.starts`) another run is there from the start.
+
+A log whose first step is numbered above 1, with weights that no run starts with, begins late: these weights are taken
+as they are, and no step is judged that hangs on what came before.
 """
 
 from __future__ import annotations
@@ -77,7 +80,7 @@ class Block:
     """Rows compared: `rows` (n,) of the log, `got`, `expected`, `allowance` (n, K), `kinks` (n,).
 
     `initial`: it is the one row that a lagged method's run starts with, which no step decided. `opens`: its first row
-    is the first one judged of a run.
+    is the first one judged of another run.
     """
 
     rows: NDArray[np.int64]
@@ -122,7 +125,7 @@ def one_run(
     method: Method, log: Log, start: int, stop: int, one_is_enough: bool, watch: Alike | None
 ) -> Generator[Block, None, int | None]:
     """Yield the blocks of the run that starts at a row; return where another one starts before `stop`, or None."""
-    here, opens = part(log, start, stop), True
+    here, opens = part(log, start, stop), start > 0
     for block in followed_up(method, here, one_is_enough, watch):
         departing = block.rows[~block.agrees][:CANDIDATES]
         anew = next((int(row) for row in departing if begins_anew(method, here, int(row))), None)
@@ -154,23 +157,33 @@ def begins_anew(method: Method, log: Log, row: int) -> bool:
     return judged >= ANEW + method.lagged
 
 
-def starts_here(method: Method, log: Log, row: int) -> bool:
+def starts_here(method: Method, log: Log, row: int, nearly: float = NEARLY) -> bool:
     """Return whether the weights of a row may be the first ones of a run; those of a lifted method hang on no number.
 
-    Errors: MtlrefError where no step can be taken there.
+    They are off by no more than `nearly` times their rounding. Errors: MtlrefError where no step can be taken there.
     """
     replay, state = Replay(method, log), method.init(len(log.tasks))
-    if replay.light is None:
+    if replay.light is None and not method.lagged:
         return True
     first = weights_of(state) if method.lagged else replay.single(row, state).weights
     off = np.abs(np.asarray(logged_weights(log)[row]) - first)
-    return not np.any(off > NEARLY * plain(log, first[None])[0])
+    return not np.any(off > nearly * plain(log, first[None])[0])
+
+
+def begins_late(method: Method, log: Log) -> bool:
+    """Return whether the run began before the log does."""
+    if not len(log.rows) or log.rows[0] <= 1 or not np.isfinite(logged_weights(log)[0]).all():
+        return False
+    try:
+        return not starts_here(method, log, 0, nearly=1)
+    except MtlrefError:
+        return False
 
 
 def followed_up(method: Method, log: Log, one_is_enough: bool, watch: Alike | None = None) -> Iterator[Block]:
     """Yield the blocks of a log that is one run."""
     weights, replay, memory = logged_weights(log), Replay(method, log), Memory(method, log)
-    if method.lagged and np.isfinite(weights[0]).all():
+    if method.lagged and not log.late and np.isfinite(weights[0]).all():
         expected = weights_of(method.init(len(log.tasks)))[None]
         allowance, kinks = plain(log, expected), np.zeros(1, dtype=bool)
         yield Block(np.zeros(1, dtype=np.int64), weights[:1], expected, allowance, kinks, initial=True)
@@ -266,7 +279,7 @@ class Tally:
             self.first = block[int(off[0])]
         self.end = block[-1]
         self.steps += 0 if block.initial else len(block.rows)
-        if block.opens and block.rows[0] > 0:
+        if block.opens:
             self.restarts.append(int(block.rows[0]))
         self.kinks += int(block.kinks.sum())
         self.undecided += block.rows[block.kinks].tolist()

@@ -172,7 +172,7 @@ def out_of_reach(method: Any, log: Log) -> Notice | None:
     """GradNorm's targets do not sum to what the norms sum to, for exponents other than 0 and 1."""
     if method.alpha in (0, 1):
         return None
-    first, total = np.asarray(log.losses[0]), 0.0
+    first, total = np.asarray(log.losses[0] if method.initial_losses is None else method.initial_losses), 0.0
 
     def look(rows: slice) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         nonlocal total

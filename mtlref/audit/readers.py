@@ -92,7 +92,8 @@ class Log:
     column `epoch`, whether or not there is a column `step` as well, fractions and all; None without one. `draws`
     (N, K, P) are a random method's draws, None if the log has none. `notes` say what of the file was not read.
     A number that was not logged, or is not finite, is NaN or an infinity. `starts` are the rows at which the
-    numbering begins anew, the first row among them; `stride` is by how much the steps grow from row to row.
+    numbering begins anew, the first row among them; `stride` is by how much the steps grow from row to row. `late`:
+    the run began before the log does, so that what its method remembers of it is not known.
     """
 
     source: str
@@ -110,6 +111,7 @@ class Log:
     notes: tuple[str, ...] = ()
     starts: tuple[int, ...] = (0,)
     stride: int = 1
+    late: bool = False
 
 
 def read_log(
@@ -183,7 +185,7 @@ def part(log: Log, start: int, stop: int) -> Log:
     names = ("rows", "lines", "losses", "norms", "gram", "weights", "epochs", "draws")
     held = {name: getattr(log, name) for name in names}
     cut: dict[str, Any] = {name: None if values is None else values[start:stop] for name, values in held.items()}
-    return replace(log, **cut, starts=(0,))
+    return replace(log, **cut, starts=(0,), late=log.late and start == 0)
 
 
 # COLUMNS

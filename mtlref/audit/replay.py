@@ -160,6 +160,9 @@ class Replay:
         state, at, sizes = self.method.init(len(self.log.tasks)), 0, iter(SIZES)
         size = next(sizes)
         last = len(self.log.rows) - self.method.lagged
+        if self.log.late:
+            at, state = self.entered(last, state)
+            yield Steps(at, np.empty((0, len(self.log.tasks))), [])
         while at < last:
             let_go(*numbers_of(self.log))
             good = whole(self.method, self.log, at, min(at + size, last))
@@ -169,7 +172,7 @@ class Replay:
                 yield done
                 at, size = at + len(done.expected), next(sizes, BLOCK)
             else:
-                at, state = self.crossed(at, last, state)
+                at, state = self.crossed(at, last, state, state)
                 yield Steps(at, np.empty((0, len(self.log.tasks))), [])
 
     def steps(self, start: int, stop: int, state: State) -> tuple[Steps, State]:
@@ -254,26 +257,32 @@ class Replay:
             return state
         return self.light.resumed(state, w)  # type: ignore[arg-type]
 
-    def crossed(self, at: int, last: int, state: State) -> tuple[int, State]:
+    def entered(self, last: int, state: State) -> tuple[int, State]:
+        """Return where judging can begin in a late log, and the state there: as after a row before its first."""
+        try:
+            return self.crossed(0, last, *[self.stand_in(0, state, False, sign).state for sign in (1, -1)])
+        except MtlrefError:
+            return last, state
+
+    def crossed(self, at: int, last: int, *both: State) -> tuple[int, State]:
         """Return where, after rows that are not whole, judging can go on, and the state there; `last` if nowhere.
 
-        It goes on where the two replays decide the same and remember the same afterwards.
+        It goes on where two replays, from `both` states, decide the same and remember the same afterwards.
         """
         log, tried = self.log, 0
         if not self.any_whole(at, last):
-            return last, state
-        both = [state, state]
+            return last, both[0]
         while at < last and tried <= CROSSING:
             here = bool(whole(self.method, log, at, at + 1)[0])
             try:
                 outs = [self.stand_in(at, one, here, sign) for sign, one in zip((1, -1), both, strict=True)]
             except MtlrefError:
-                return last, state
+                return last, both[0]
             decided = [in_question(self.method, out) for out in outs]
             if here and np.array_equal(decided[0], decided[1]) and outs[0].state == outs[1].state:
                 return at, both[0]
-            both, at, tried = [out.state for out in outs], at + 1, tried + here
-        return last, state
+            both, at, tried = tuple([out.state for out in outs]), at + 1, tried + here
+        return last, both[0]
 
     def any_whole(self, at: int, last: int) -> bool:
         """Return whether a row is whole from `at` on."""
@@ -283,13 +292,16 @@ class Replay:
     def stand_in(self, at: int, state: State, here: bool, sign: int) -> Step:
         """Return the step on a row that is `here`, else on numbers from 1 to 2 in its place, or on 1 over these.
 
-        The tasks' are different, for equal ones may give what any equal ones do.
+        The tasks' are different, for equal ones may give what any equal ones do. What the log has of the row's
+        gradients is taken that many times, so that no step is longer than a run's.
         """
         if here:
             return taken(self.method, self.log, at, state)
         K = len(self.log.tasks)
         losses = np.power((K + 2.0 + np.arange(K)) / (K + 1), sign)
-        return stepped(self.method, state, losses, np.diag(losses), None)
+        known = gradients(self.log, at)
+        jacobian = np.eye(K) if known is None or not np.isfinite(known).all() else known
+        return stepped(self.method, state, losses, losses[:, None] * jacobian, None)
 
 
 def states_of(before: State | list[State], chosen: NDArray[np.intp]) -> Any:

@@ -196,6 +196,7 @@ def plain(run: Run, verdict: Verdict) -> Mapping[str, object]:
         "stopped": verdict.stopped or None,
         "notes": list(run.log.notes),
         "departures": verdict.departures,
+        "begins_late": run.log.late,
         "begins_anew": [int(run.log.rows[row]) for row in verdict.restarts],
         "roundings": ROUNDINGS,
         "first": None if verdict.first is None else _transition(run, verdict.first),

@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mtlref.audit.compare import begins_late
 from mtlref.audit.readers import LARGEST_STEP, Given, Log, read_log
 from mtlref.audit.side import read_settings
 from mtlref.audit.spool import Spool, let_go
 from mtlref.audit.steps import near
 from mtlref.audit.tables import USUAL, Layout
 from mtlref.contract import Method
-from mtlref.methods import METHODS
+from mtlref.methods import METHODS, GradNorm
 from mtlref.notation import Array, LogError
-from mtlref.settings import build, hyper_parameters
+from mtlref.settings import build, left_open
 
 if TYPE_CHECKING:
     from mtlref.audit.inference import Inference, Search
@@ -106,7 +107,7 @@ def read_run(
     if infer or stem == ANY:
         return inferred(log, stem, given, side.get("run", {}))
     built = build(stem, given)
-    assumed = tuple(name for name in hyper_parameters(built) if name not in given)
+    assumed = tuple(left_open(built, given))
     return Run(readable(log, built), built, side.get("run", {}), assumed)
 
 
@@ -120,11 +121,28 @@ def inferred(log: Log, stem: str, given: Mapping[str, Any], description: Mapping
         return Run(readable(log, best.best.method), best.best.method, description, (), best, search)
     built = build(stem, given)
     log = readable(log, built)
+    if log.late and stem == "gradnorm" and {"alpha", "lr"} <= given.keys() and "initial_losses" not in given:
+        log, given = begun(log, built, given)
     found = infer(stem, log, given)
     if not found.best.settings:  # nothing was looked for
-        assumed = tuple(name for name in hyper_parameters(built) if name not in given)
+        assumed = tuple(left_open(built, given))
         return Run(log, found.best.method, description, assumed)
     return Run(log, found.best.method, description, (), found)
+
+
+def begun(log: Log, built: Method, given: Mapping[str, Any]) -> tuple[Log, Mapping[str, Any]]:
+    """Return a late log of GradNorm, with a note, and the settings with the L(0) that its signs allow, if they do."""
+    from mtlref.audit.inference.beginning import initial_losses
+
+    assert isinstance(built, GradNorm)
+    found = initial_losses(built, log)
+    if found is None:
+        return log, given
+    L_0, signs = found
+    note = f"L(0) is not in the log: one that gives {signs} signs of the steps (GN-6) is taken; only its ratios count"
+    if not signs:
+        note = "L(0) is not in the log, and with this lr no signs give the steps (GN-6), whatever it is"
+    return replace(log, notes=(*log.notes, note)), {**given, "initial_losses": list(L_0)}
 
 
 def readable(log: Log, method: Method) -> Log:
@@ -144,7 +162,12 @@ def readable(log: Log, method: Method) -> Log:
         raise LogError(
             f"{log.source}: {method.title} draws at random, and the log does not hold its draws (--draws PATTERN)"
         )
-    return by_epoch(log) if method.cadence == "epoch" and log.epochs is not None else log
+    log = by_epoch(log) if method.cadence == "epoch" and log.epochs is not None else log
+    if not begins_late(method, log):
+        return replace(log, late=False)
+    at = f"{method.cadence} {log.rows[0]} (line {log.lines[0]})"
+    note = f"begins late: at {at}, with weights that no run starts with; they are taken as they are"
+    return replace(log, late=True, notes=(*log.notes, note))
 
 
 def with_norms(log: Log, squares: Array) -> Log:

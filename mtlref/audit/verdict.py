@@ -100,6 +100,8 @@ def judge(method: Method, log: Log, progress: bool | None = False) -> Verdict:
         free = free_run(method, log, tally.restarts, first, tally.undecided)
     else:
         free = uncorrected(tally, method, log)
+    if log.late and not tally.steps:
+        raise begun_before(method, log)
     if tally.worst is None and not free.rows:
         message = f"{log.source}: no row of the log can be judged: a number is missing or not finite in each"
         raise LogError(message, argument="log")
@@ -167,6 +169,15 @@ def undecided(method: Method, log: Log) -> LogError:
     return LogError(message, argument="log")
 
 
+def begun_before(method: Method, log: Log) -> LogError:
+    """Return the error that no step can be judged of a log that begins after its run did."""
+    where = f"{log.source}: the log begins at {method.cadence} {log.rows[0]}, with weights that no run starts with"
+    why = f"every step hangs on what {method.title} remembers of those before"
+    if vars(method).get("initial_losses", ()) is None:
+        why += "; give L(0), initial_losses=[…], or alpha and the lr of plain descent, if the digits show its signs"
+    return LogError(f"{where}: {why}", argument="log")
+
+
 def open_defects(
     method: Method, log: Log, diagnosis: Diagnosis | None, same: Collection[str] = ()
 ) -> tuple[Defect, ...]:
@@ -230,10 +241,11 @@ def kind_of(fits: Sequence[Explanation]) -> Kind:
 def explains(method: Method, log: Log, defects: tuple[Defect, ...], watch: Alike | None = None) -> Explanation | None:
     """Return the explanation by `defects` if the method with them agrees with every row, None otherwise.
 
-    The first row's weights are not asked for: where a run starts is seen apart from how it goes on.
+    The first row's weights are not asked for: where a run starts is seen apart from how it goes on. No row of a
+    late log may be judged with it: it explains nothing.
     """
     wrong = variant(method, *defects)
-    largest, allowance, steps = 0.0, 0.0, 0
+    largest, allowance, steps, rows = 0.0, 0.0, 0, 0
     try:
         with np.errstate(all="ignore"):  # a defect may divide by 0; what comes of it agrees with no log
             for block in compared(wrong, log, one_is_enough=True, watch=watch):
@@ -243,7 +255,9 @@ def explains(method: Method, log: Log, defects: tuple[Defect, ...], watch: Alike
                     return None
                 largest = max(largest, float(np.max(np.abs(block.got - block.expected))))
                 allowance = max(allowance, float(np.max(block.allowance)))
-                steps += int(np.sum(~block.kinks))
+                steps, rows = steps + int(np.sum(~block.kinks)), rows + len(block.rows)
     except MtlrefError:
+        return None
+    if log.late and not rows:
         return None
     return Explanation(defects, largest, allowance, steps)

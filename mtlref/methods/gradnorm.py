@@ -14,6 +14,7 @@ Derivation: derivations/gradnorm.md.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal
@@ -32,7 +33,7 @@ class GradNormState(State):
     """What GradNorm remembers.
 
     `weights` (K,): w(t), in use at the next step; `initial_losses` (K,): L(0), None until the first step has
-    been seen; `optimiser`: the state of the optimiser that moves the weights.
+    been seen unless it was given; `optimiser`: the state of the optimiser that moves the weights.
     """
 
     weights: Array
@@ -51,13 +52,16 @@ class GradNorm(Method):
     experiments use Adam(0.025).
     `negative` (GN-C3): what becomes of a weight that the update takes below zero: "keep" it, as the paper's
     silence has it, or "clamp" it to zero before GN-7.
-    Errors: DomainError for a hyper-parameter out of range.
+    `initial_losses` (GN-C2): L(0), (K,), above 0; None is the losses of the first step. A theoretical value, such as
+    log C for a cross-entropy over C classes, or that of a run which goes on.
+    Errors: ShapeError, DomainError for a hyper-parameter out of range.
     """
 
     alpha: float = 1.5
     lr: float = 0.025
     optimiser: Optimiser | None = None
     negative: Literal["keep", "clamp"] = "keep"
+    initial_losses: Sequence[float] | None = None
 
     stem: ClassVar[str] = "gradnorm"
     title: ClassVar[str] = "GradNorm"
@@ -82,6 +86,10 @@ class GradNorm(Method):
         if self.negative not in ("keep", "clamp"):
             message = f"negative = {self.negative!r} must be 'keep' or 'clamp' (GN-C3)"
             raise DomainError(message, argument="negative", value=self.negative, equation="GN-7")
+        if self.initial_losses is not None:
+            L_0 = vector("initial_losses", self.initial_losses)
+            require(L_0 > 0, "initial_losses", L_0, "GN-3", "divides by")
+            object.__setattr__(self, "initial_losses", tuple(L_0.tolist()))
 
     @cached_property
     def rule(self) -> Optimiser:
@@ -89,9 +97,11 @@ class GradNorm(Method):
         return SGD(self.lr) if self.optimiser is None else self.optimiser
 
     def init(self, n_tasks: int) -> GradNormState:
-        """Return the state before the first step: w_i(0) = 1, L(0) not yet seen."""
-        weights = initial_weights(count("n_tasks", n_tasks))
-        return GradNormState(weights, None, self.rule.init(weights))
+        """Return the state before the first step: w_i(0) = 1, and L(0) if it is given. Errors: ShapeError."""
+        K = count("n_tasks", n_tasks)
+        weights = initial_weights(K)
+        L_0 = None if self.initial_losses is None else vector("initial_losses", self.initial_losses, K, "GN-3")
+        return GradNormState(weights, L_0, self.rule.init(weights))
 
     def step(self, state: State, losses: ArrayLike, jacobian: ArrayLike | None = None) -> Step:
         """Return w(t), in use now, and the state with w(t+1), from losses (K,) and the Jacobian (K, D).

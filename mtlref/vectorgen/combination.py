@@ -24,7 +24,7 @@ RECIPES: Mapping[str, Recipe] = {
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "equal": {},
     "fixed": {"weights": 1.0},
-    "gradnorm": {"alpha": 1.5, "lr": 0.025, "optimiser": None, "negative": "keep"},
+    "gradnorm": {"alpha": 1.5, "lr": 0.025, "optimiser": None, "negative": "keep", "initial_losses": None},
     "uncertainty": {"likelihoods": "gaussian", "lr": 0.05, "optimiser": None, "dimensions": None},
     "dwa": {"temperature": 2.0},
     "cov": {"statistics": "current", "decay": None, "observed": "ratio"},

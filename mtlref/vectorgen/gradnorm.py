@@ -35,14 +35,17 @@ def groups() -> Iterator[Group]:
     yield group("run", [*runs(), *refused_runs()])
     yield group("run", [run_case("run-toy-k3", "ten steps at alpha = 0.12", 3, 4, 10, 4)], alpha=0.12, lr=0.01)
     yield group("run", [run_case("run-adam-k3", "ten steps with Adam", 3, 5, 10, 2)], optimiser=ADAM)
+    yield group("run", [run_case("run-theory-k3", "L(0) is set", 3, 4, 4, 5)], initial_losses=[2.3, 0.7, 5.0])
     yield from refused_parameters()
 
 
 def group(kind: Any, cases: Sequence[Case], **changed: Any) -> Group:
     """Return a group at the defaults, but for what is `changed`."""
-    parameters = {"alpha": 1.5, "lr": 0.025, "optimiser": None, "negative": "keep"} | changed
+    usual = {"alpha": 1.5, "lr": 0.025, "optimiser": None, "negative": "keep", "initial_losses": None}
+    parameters = usual | changed
     rule = "SGD(lr)" if parameters["optimiser"] is None else "Adam"
-    choices = {"GN-C1": rule, "GN-C2": "the losses of the first step", "GN-C3": parameters["negative"]}
+    start = "the losses of the first step" if parameters["initial_losses"] is None else "given"
+    choices = {"GN-C1": rule, "GN-C2": start, "GN-C3": parameters["negative"]}
     return Group(kind, parameters, cases, choices)
 
 
@@ -232,6 +235,8 @@ def refused_parameters() -> Iterator[Group]:
         ("alpha-nan", {"alpha": NAN}, {"equation": "GN-4", "argument": "alpha"}),
         ("lr-zero", {"lr": 0.0}, {"argument": "lr"}),
         ("negative-unknown", {"negative": "absolute"}, {"equation": "GN-7", "argument": "negative"}),
+        ("start-zero", {"initial_losses": [1.0, 0.0]}, {"equation": "GN-3", "argument": "initial_losses", "task": 1}),
+        ("start-nan", {"initial_losses": [NAN, 1.0]}, {"argument": "initial_losses"}),
     ):
         yield group("step", [Case(name, f"{changed}", given(2, 3, 5, 2), refused=named)], **changed)
 
@@ -266,7 +271,7 @@ def run_case(name: str, comment: str, K: int, D: int, steps: int, salt: int, sca
 def initial(parameters: Mapping[str, Any], K: int) -> dict[str, Any]:
     """Return the state before the first step."""
     rule = {} if parameters["optimiser"] is None else {"step": 0, "first_moment": [0] * K, "second_moment": [0] * K}
-    return {"weights": [1] * K, "initial_losses": None, "optimiser": rule}
+    return {"weights": [1] * K, "initial_losses": parameters["initial_losses"], "optimiser": rule}
 
 
 def step(parameters: Mapping[str, Any], state: Mapping[str, Any], given: Mapping[str, Any]) -> Answer:
@@ -315,7 +320,13 @@ RECIPE = Recipe(
     initial=initial,
     step=step,
     mandatory=("weights", "w_next"),
-    parameters={"alpha": "number", "lr": "number", "optimiser": "optimiser or null", "negative": "string"},
+    parameters={
+        "alpha": "number",
+        "lr": "number",
+        "optimiser": "optimiser or null",
+        "negative": "string",
+        "initial_losses": "vector or null",
+    },
     state={"weights": "vector", "initial_losses": "vector or null", "optimiser": "optimiser state"},
     terms={
         "G": "vector",

@@ -38,13 +38,13 @@ class Descent:
         return w - self.lr * (self.m / (1 - one**self.t)) / (np.sqrt(self.v / (1 - two**self.t)) + 1e-8)
 
 
-def gradnorm(losses, norms, alpha, rule, clamp=False):
+def gradnorm(losses, norms, alpha, rule, clamp=False, L_0=None):
     """The weights in use at every step of GradNorm, `alpha` below 0 for a rate that is upside down."""
     dtype, K = losses.dtype, losses.shape[1]
     w, rows = np.ones(K, dtype), []
     for L, n in zip(losses, norms, strict=True):
         rows.append(w)
-        G, progress = np.abs(w) * n, L / losses[0]
+        G, progress = np.abs(w) * n, L / (losses[0] if L_0 is None else L_0)
         target = G.mean() * (progress / progress.mean()) ** dtype.type(alpha)
         u = rule.step(w, np.sign(G - target) * np.sign(w) * n)
         u = np.maximum(u, 0) if clamp else u

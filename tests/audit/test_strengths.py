@@ -53,7 +53,7 @@ def test_what_is_read_of_a_log_is_off_by_no_more_than_it_says(tmp_path, form):
     rng = np.random.default_rng(0)
     losses, norms = rng.uniform(0.5, 3, (60, 3)) * [1.0, 1.0, 0.02], rng.uniform(0.5, 3, (60, 3))
     weights = rng.uniform(0.2, 2, (60, 3))
-    data = measured(logged(tmp_path, losses, norms, weights, (form, form, form)))
+    data = measured(logged(tmp_path, losses, norms, weights, (form, form, form)), {})
     rates, G = losses / losses[0], weights * norms
     lag = np.log(rates / rates.mean(axis=1, keepdims=True))
     lift = np.log(G / G.mean(axis=1, keepdims=True))
@@ -67,7 +67,7 @@ def test_a_true_step_along_norms_of_three_digits_is_no_miss(tmp_path):
     rng, lr = np.random.default_rng(1), 0.02
     losses, norms = rng.uniform(0.5, 3, (60, 3)), rng.uniform(1, 1.3, (60, 3))
     weights = loops.gradnorm(losses, norms, 1.5, loops.Descent(lr))
-    data = measured(logged(tmp_path, losses, norms, weights, ("%.17g", "%.3g", "%.17g")))
+    data = measured(logged(tmp_path, losses, norms, weights, ("%.17g", "%.3g", "%.17g")), {})
     worst = 0.0
     for t in range(59):
         G, rate = weights[t] * norms[t], losses[t] / losses[0]

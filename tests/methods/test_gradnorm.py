@@ -297,12 +297,15 @@ def test_a_clamped_weight_stays_at_zero(optimiser):
 
 
 def test_initial_losses_of_one_s_own():
-    """GN-C2: log C put into the state before the first step stands in for the first loss."""
-    method = mtlref.GradNorm(alpha=1.0, lr=1e-5)
-    state = replace(method.init(2), initial_losses=np.log([10.0, 2.0]))
-    out = method.step(state, np.log([10.0, 2.0]) * [1.0, 3.0], np.eye(2))
-    np.testing.assert_allclose(out.terms["r"], [0.5, 1.5])
-    np.testing.assert_array_equal(out.state.initial_losses, np.log([10.0, 2.0]))
+    """GN-C2: log C stands in for the first loss; in the state before the first step it is the same."""
+    L_0 = np.log([10.0, 2.0])
+    method, plain = (mtlref.GradNorm(alpha=1.0, lr=1e-5, initial_losses=given) for given in (L_0, None))
+    for state in (method.init(2), replace(plain.init(2), initial_losses=L_0)):
+        out = method.step(state, L_0 * [1.0, 3.0], np.eye(2))
+        np.testing.assert_allclose(out.terms["r"], [0.5, 1.5])
+        np.testing.assert_array_equal(out.state.initial_losses, L_0)
+    with pytest.raises(mtlref.ShapeError, match="initial_losses"):
+        method.init(3)
 
 
 # WHAT COMES IN
@@ -368,6 +371,10 @@ def test_bad_input_is_refused_by_name(change, argument, task, value, equation):
     ("settings", "argument"),
     [
         ({"alpha": -1.0}, "alpha"),
+        ({"initial_losses": [1.0, 0.0]}, "initial_losses"),
+        ({"initial_losses": [1.0, -2.0]}, "initial_losses"),
+        ({"initial_losses": [np.inf, 1.0]}, "initial_losses"),
+        ({"initial_losses": 1.0}, "initial_losses"),
         ({"alpha": np.nan}, "alpha"),
         ({"alpha": "high"}, "alpha"),
         ({"lr": 0.0}, "lr"),

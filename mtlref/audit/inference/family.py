@@ -12,7 +12,7 @@ from mtlref.audit.inference.numbers import Estimate, simplest, widths
 from mtlref.audit.readers import Log, part
 from mtlref.methods import METHODS
 from mtlref.notation import Array
-from mtlref.settings import hyper_parameters
+from mtlref.settings import left_open
 
 SEARCHED = 1024
 """How many rows, from the first, settings are searched on. What is found is judged on all rows."""
@@ -67,7 +67,7 @@ def within(stem: str, name: str, ends: Span) -> float:
 def defaults(stem: str) -> dict[str, Any]:
     """Return the settings of a method that have a default, and their values."""
     cls = METHODS[stem]
-    return {name: getattr(cls, name) for name in hyper_parameters(cls) if hasattr(cls, name)}
+    return {name: getattr(cls, name) for name in left_open(cls) if hasattr(cls, name)}
 
 
 def beginning(log: Log, rows: int) -> Log:

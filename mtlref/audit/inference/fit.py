@@ -22,7 +22,7 @@ from mtlref.audit.verdict import begins, explains
 from mtlref.contract import Method
 from mtlref.defects import DEFECTS, Defect
 from mtlref.notation import MtlrefError
-from mtlref.settings import build, hyper_parameters
+from mtlref.settings import build, left_open
 
 Kind = Literal["given", "recovered", "ambiguous", "undecided", "with a defect", "nearest"]
 
@@ -97,7 +97,7 @@ def infer(stem: str, log: Log, given: Mapping[str, Any] | None = None) -> Infere
     first = build(stem, given) if stem != "fixed" or given else build(stem, {"weights": 1.0})
     read: Any = {"losses": {"norms": None, "gram": None}, "norms": {"gram": None}, "gram": {}}[first.reads]
     small = beginning(replace(log, **read), FEW if first.reads == "gram" else SEARCHED)
-    sought = [name for name in hyper_parameters(first) if name not in given]
+    sought = left_open(first, given)
     if not sought or stem not in PROPOSERS:
         found = fit_of(first, {}, Family(), small)
         kind: Kind = "given" if found.departures == 0 else "nearest"

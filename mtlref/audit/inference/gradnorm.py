@@ -75,7 +75,7 @@ class Measured:
 
 def gradnorm(log: Log, given: Mapping[str, Any]) -> Iterator[Family]:
     """Yield the strengths, optimisers and rates that give the logged steps."""
-    data = measured(log)
+    data = measured(log, given)
     if data is None:
         idle = [name for name in ("alpha", "lr") if name not in given and len(log.tasks) == 1]
         yield Family(spans=dict.fromkeys(idle, (0.0, math.inf)))  # one task: its weight is 1 for ever
@@ -117,8 +117,8 @@ def families(
             yield Family(chosen, numbers, {**spans, "alpha": ends}, defect="InvertedRate")
 
 
-def measured(log: Log) -> Measured | None:
-    """Return what the search reads of a log; None if it is too short, or its first row lacks what GN-3 divides by."""
+def measured(log: Log, given: Mapping[str, Any]) -> Measured | None:
+    """Return what the search reads of a log; None if it is too short, or lacks what GN-3 divides by."""
     L, w = log.losses, logged_weights(log)
     assert log.norms is not None
     n = log.norms
@@ -128,12 +128,15 @@ def measured(log: Log) -> Measured | None:
         return None
     L, w, n = L[:count], w[:count], n[:count]
     share = off(log, "losses", L) / L
+    L_0, of_first = given.get("initial_losses"), 0.0 * share[0]
+    if L_0 is None:
+        L_0, of_first = L[0], share[0]
     with np.errstate(all="ignore"):
         G = np.abs(w) * n
-        rates = L / L[0]
+        rates = L / np.asarray(L_0)
         lift = np.log(G / G.mean(axis=1, keepdims=True))
         lag = np.log(rates / rates.mean(axis=1, keepdims=True))
-        late = share + share[0]
+        late = share + of_first
         of_mean = np.sum(rates * late, axis=1, keepdims=True) / rates.sum(axis=1, keepdims=True)
         blur = off(log, "weights", w) / np.abs(w) + off(log, "norms", n) / n
     blur[~np.isfinite(blur)] = 0.0  # G = 0 is below any target, whatever the digits

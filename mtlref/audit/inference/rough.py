@@ -64,7 +64,7 @@ def uncertainty(log: Log, given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def gradnorm(log: Log, given: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield usual strengths, each with the median of the rates that its rows ask for."""
-    data = measured(log)
+    data = measured(log, given)
     if data is None:
         return
     w, w_next, K = data.w[:-1], data.w[1:], data.w.shape[1]
