@@ -256,10 +256,13 @@ def beyond(
 
 
 class Tally:
-    """What the blocks so far have shown: numbers of steps, the first departure and the worst comparison."""
+    """What the blocks so far have shown: numbers of steps, the first departure and the worst comparison.
+
+    `departures` are of rows: of steps, and of the weights that runs start with, `wrong_starts`.
+    """
 
     def __init__(self) -> None:
-        self.steps = self.kinks = self.departures = 0
+        self.steps = self.kinks = self.departures = self.wrong_starts = 0
         self.restarts, self.undecided = list[int](), list[int]()
         self.end: Transition | None = None
         self.first: Transition | None = None
@@ -284,3 +287,4 @@ class Tally:
         self.kinks += int(block.kinks.sum())
         self.undecided += block.rows[block.kinks].tolist()
         self.departures += len(off)
+        self.wrong_starts += len(off) * block.initial

@@ -3,7 +3,8 @@
 {"losses": "train/loss_*", "weights": {"depth": "w1", "labels": "w2"}, "step": "global_step"}
 
 `losses`, `norms`, `gram`, `weights` and `draws` are patterns or mappings as for `read_log`; `step`, `epoch`, `name`
-and `value` are columns (`mtlref.audit.tables.Layout`); `consecutive` says that the run took no steps between rows.
+and `value` are columns (`mtlref.audit.tables.Layout`); `consecutive` says that the run took no steps between rows,
+`after` that a row's weights are those after its update.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def arguments(source: str, document: object) -> dict[str, Any]:
     """Return a mapping as the arguments of `read_run`. Errors: LogError."""
     if not isinstance(document, dict):
         raise broken(source, "is not a JSON object", value=document)
-    known = (*DEFAULTS, *COLUMNS, "consecutive")
+    known = (*DEFAULTS, *COLUMNS, "consecutive", "after")
     found: dict[str, Any] = {}
     columns: dict[str, Any] = {}
     for key, value in document.items():

@@ -92,15 +92,16 @@ def _outcome(run: Run, verdict: Verdict) -> Iterator[str]:
         yield from _whole_run(run, verdict)
         return
     first, tag = verdict.first, _tag(run, verdict.first)
-    yield f"FAILED: the weights leave {run.method.title} at {verdict.departures} of {verdict.steps} steps."
+    at, off = "at the start and " * bool(verdict.wrong_starts), verdict.departures - verdict.wrong_starts
+    yield f"FAILED: the weights leave {run.method.title} {at}at {off} of {verdict.steps} steps."
     yield f"  first at         {_where(run, first)}, in the weights ({tag}), task {run.log.tasks[first.task]}"
     yield f"  got              {_numbers(first.got)}"
     yield f"  expected         {_numbers(first.expected)}"
     yield f"  error            {first.error:.2e} (allowed {_allowed(first):.2e})"
     last = len(run.log.rows) - 1
     end, end_row = verdict.run.end, verdict.run.end_row
-    at = "at the end" if end_row == last else f"at {run.method.cadence} {run.log.rows[end_row]}"
-    yield f"  {at:<17}{_numbers(end)} by the method on the same losses and norms;"
+    when = "at the end" if end_row == last else f"at {run.method.cadence} {run.log.rows[end_row]}"
+    yield f"  {when:<17}{_numbers(end)} by the method on the same losses and norms;"
     yield f"                   {_numbers(weights_of(run)[end_row])} in the run"
     if end_row < last and not verdict.run.parted:
         yield "                   beyond it the method itself cannot be evaluated on these losses and norms"
@@ -136,19 +137,26 @@ def _corrected(free: FreeRun) -> str:
 
 def _diagnosis(diagnosis: Diagnosis) -> Iterator[str]:
     """Say which known defects explain the run, and how sure that is."""
-    fits = diagnosis.explanations
+    fits, word = diagnosis.explanations, "Diagnosis:"
     if diagnosis.kind == "unknown":
         yield "Diagnosis: unknown. No known defect, and no pair of them, gives these weights."
         return
+    if diagnosis.later:
+        yield "Diagnosis: a row's weights are those that the next one should have. They were logged after the row's"
+        yield "  update, then say --after; or they are used a step early."
+        if not fits[0].defects:
+            yield f"  A row later they follow the method at every one of {fits[0].steps} steps."
+            return
+        word = "  A row later:"
     if diagnosis.kind == "too short":
         fewest = min(fit.steps for fit in fits)
-        yield f"Diagnosis: the log is too short to tell. {fewest} steps stand behind it; it takes {FEWEST}. Fits:"
+        yield f"{word} the log is too short to tell. {fewest} steps stand behind it; it takes {FEWEST}. Fits:"
     elif diagnosis.kind == "ambiguous":
-        yield f"Diagnosis: ambiguous. {len(fits)} explanations give these weights equally well:"
+        yield f"{word} ambiguous. {len(fits)} explanations give these weights equally well:"
     else:
         only = fits[0]
         many = "a known defect" if len(only.defects) == 1 else "two known defects together"
-        yield f"Diagnosis: identical to {many}, at every one of {only.steps} steps."
+        yield f"{word} identical to {many}, at every one of {only.steps} steps."
     for fit in fits:
         yield from _explanation(fit)
 
@@ -235,6 +243,7 @@ def _whole_run_plain(run: Run, verdict: Verdict) -> Mapping[str, object]:
 def _diagnosis_plain(diagnosis: Diagnosis) -> Mapping[str, object]:
     return {
         "kind": diagnosis.kind,
+        "a_row_later": diagnosis.later,
         "explanations": [
             {
                 "defects": [{"name": d.name, "equation": d.equation, "summary": d.summary} for d in fit.defects],

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mtlref.audit.after import a_row_later
 from mtlref.audit.compare import begins_late
 from mtlref.audit.readers import LARGEST_STEP, Given, Log, read_log
 from mtlref.audit.side import read_settings
@@ -84,19 +85,21 @@ def read_run(
     draws: Given = None,
     layout: Layout = USUAL,
     consecutive: bool = False,
+    after: bool = False,
     infer: bool = False,
 ) -> Run:
     """Return the run in the log `source`, judged by `method` with `settings`.
 
     With `infer`, settings that nobody gives are inferred from the log, and so they are for the method "auto".
-    `consecutive`: the run took no steps between the rows, by however much their numbers grow.
+    `consecutive`: the run took no steps between the rows, by however much their numbers grow. `after`: the weights of
+    a row are those after its update, in use at the next.
 
     Errors: LogError if the log cannot be read or lacks what the method reads, DomainError for the settings.
     """
     path = located(source)
     kinds: dict[str, Given] = {"losses": losses, "norms": norms, "gram": gram, "weights": weights, "draws": draws}
     log = replace(read_log(path, **kinds, layout=layout), source=source)
-    log = replace(log, stride=1) if consecutive else log
+    log = replace(log, stride=1 if consecutive else log.stride, after=after)
     side = read_settings(path)
     stem = method or side.get("method")
     if stem is None:
@@ -113,10 +116,10 @@ def read_run(
 
 def inferred(log: Log, stem: str, given: Mapping[str, Any], description: Mapping[str, Any]) -> Run:
     """Return the run with what the log says of the settings that are not `given`, and for "auto" of the method."""
-    from mtlref.audit.inference import infer, infer_any
+    from mtlref.audit.inference import infer
 
     if stem == ANY:
-        search = infer_any(log, given)
+        search = searched(log, given)
         best = search.best
         return Run(readable(log, best.best.method), best.best.method, description, (), best, search)
     built = build(stem, given)
@@ -124,10 +127,29 @@ def inferred(log: Log, stem: str, given: Mapping[str, Any], description: Mapping
     if log.late and stem == "gradnorm" and {"alpha", "lr"} <= given.keys() and "initial_losses" not in given:
         log, given = begun(log, built, given)
     found = infer(stem, log, given)
+    if found.kind == "nearest" and built.lagged and not log.after:
+        later = infer(stem, a_row_later(built, log), given)
+        if later.kind not in ("nearest", "undecided"):
+            note = "the settings are inferred from the weights a row later"
+            log, found = replace(log, notes=(*log.notes, note)), later
     if not found.best.settings:  # nothing was looked for
         assumed = tuple(left_open(built, given))
         return Run(log, found.best.method, description, assumed)
     return Run(log, found.best.method, description, (), found)
+
+
+def searched(log: Log, given: Mapping[str, Any]) -> Search:
+    """Return what came of every method; of the weights a row later where none fits, and one does so."""
+    from mtlref.audit.inference import infer_any
+
+    found = infer_any(log, given)
+    if found.best.fitting or log.after:
+        return found
+    try:
+        later = infer_any(replace(log, after=True), given)
+    except LogError:
+        return found
+    return later if later.best.fitting else found
 
 
 def begun(log: Log, built: Method, given: Mapping[str, Any]) -> tuple[Log, Mapping[str, Any]]:
@@ -163,6 +185,9 @@ def readable(log: Log, method: Method) -> Log:
             f"{log.source}: {method.title} draws at random, and the log does not hold its draws (--draws PATTERN)"
         )
     log = by_epoch(log) if method.cadence == "epoch" and log.epochs is not None else log
+    if log.after:
+        note = "a row's weights were logged after its update, and are taken to be in use at the next"
+        log = replace(a_row_later(method, log), notes=(*log.notes, note))
     if not begins_late(method, log):
         return replace(log, late=False)
     at = f"{method.cadence} {log.rows[0]} (line {log.lines[0]})"

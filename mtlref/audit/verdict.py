@@ -9,11 +9,12 @@ that would go unseen: those this log cannot rule out, because with them the numb
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
+from mtlref.audit.after import a_row_later
 from mtlref.audit.alike import Alike
 from mtlref.audit.compare import Block, Tally, Transition, compared
 from mtlref.audit.drift import FreeRun, free_run
@@ -51,10 +52,14 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What explains a departure. `kind` says how sure it is, `explanations` holds the simplest that fit."""
+    """What explains a departure. `kind` says how sure it is, `explanations` holds the simplest that fit.
+
+    `later`: they explain the weights a row later; one without defects says that these are the method's own.
+    """
 
     kind: Kind
     explanations: tuple[Explanation, ...]
+    later: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,10 +67,10 @@ class Verdict:
     """What the replay of one log shows.
 
     `steps` judged, of which `kinks` decide nothing; `unjudged` steps on rows that lack a number or hang on one;
-    `first` departure and `worst` transition; `departures` counted; `run` the whole run against a replay from its
-    start; `diagnosis` None when the run agrees; `open_defects`: single defects that the log cannot rule out, beside
-    what explains it; `restarts`: rows at which another run starts; `stopped`: why, after a departure, no step was
-    judged any more.
+    `first` departure and `worst` transition; `departures` counted, of which `wrong_starts` are the weights that a run
+    starts with; `run` the whole run against a replay from its start; `diagnosis` None when the run agrees;
+    `open_defects`: single defects that the log cannot rule out, beside what explains it; `restarts`: rows at which
+    another run starts; `stopped`: why, after a departure, no step was judged any more.
     """
 
     steps: int
@@ -79,6 +84,7 @@ class Verdict:
     open_defects: tuple[Defect, ...]
     restarts: tuple[int, ...] = ()
     stopped: str = ""
+    wrong_starts: int = 0
 
     @property
     def passed(self) -> bool:
@@ -108,6 +114,8 @@ def judge(method: Method, log: Log, progress: bool | None = False) -> Verdict:
     if log.stride > 1 and remembers(method, log) and (tally.departures or not free.follows):
         raise undecided(method, log)
     diagnosis = diagnose(method, log, same.left) if tally.departures else None
+    if diagnosis is not None and diagnosis.kind == "unknown" and method.lagged and not log.after:
+        diagnosis = diagnosed_later(method, a_row_later(method, log))
     return Verdict(
         steps=tally.steps,
         kinks=tally.kinks,
@@ -120,6 +128,7 @@ def judge(method: Method, log: Log, progress: bool | None = False) -> Verdict:
         open_defects=open_defects(method, log, diagnosis, same.left),
         restarts=tuple(tally.restarts),
         stopped=stopped,
+        wrong_starts=tally.wrong_starts,
     )
 
 
@@ -185,7 +194,7 @@ def open_defects(
 
     `same`: names of those that change no step of the method on this log.
     """
-    if diagnosis is not None and diagnosis.kind != "identical":
+    if diagnosis is not None and (diagnosis.kind != "identical" or diagnosis.later):
         return ()
     there = () if diagnosis is None else diagnosis.explanations[0].defects
     others = [d for d in DEFECTS[method.stem] if compatible((*there, d))]
@@ -227,6 +236,13 @@ def diagnose(method: Method, log: Log, same: Collection[str] = ()) -> Diagnosis:
         if explanation is not None:
             fits.append(explanation)
     return Diagnosis(kind_of(fits), tuple(fits))
+
+
+def diagnosed_later(method: Method, later: Log) -> Diagnosis:
+    """Return what explains the weights a row later: the method itself, or else known defects."""
+    right = explains(method, later, ())
+    found = diagnose(method, later) if right is None else Diagnosis(kind_of([right]), (right,))
+    return replace(found, later=found.kind != "unknown")
 
 
 def kind_of(fits: Sequence[Explanation]) -> Kind:

@@ -1,0 +1,181 @@
+"""Logs whose weights were written after the row's update, of loops written out in `loops`."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from mtlref import DWA, GradNorm
+from mtlref.audit import judge, read_log, read_run, report, write_log
+from mtlref.audit.after import a_row_later
+from mtlref.audit.spool import BLOCK
+from mtlref.cli import main
+from mtlref.notation import LogError
+from tests.audit import loops
+
+STEPS = 120
+
+
+def made(stem, steps=STEPS, alpha=1.5):
+    """Losses, norms or nothing, and the weights in use of a run, and the settings that it is judged by."""
+    losses, norms = loops.falling(np.random.default_rng(3), steps, 3)
+    if stem == "gradnorm":
+        return losses, norms, loops.gradnorm(losses, norms, alpha, loops.Descent(0.002)), {"alpha": 1.5, "lr": 0.002}
+    if stem == "dwa":
+        return losses, None, loops.dwa(losses, 0.5), {"temperature": 0.5}
+    weights = loops.uncertainty(losses, ["gaussian"] * 3, loops.Descent(0.01))
+    return losses, None, weights, {"lr": 0.01, "likelihoods": "gaussian"}
+
+
+def saved(path, losses, weights, norms=None, first=0, steps=None):
+    """A log with the weights of each row's update, those of the next row, beside its losses."""
+    columns = {"step": np.arange(first, len(losses) - 1) if steps is None else steps}
+    for kind, values in (("loss", losses[:-1]), ("norm", norms), ("weight", weights[1:])):
+        if values is not None:
+            here = values[first : len(losses) - 1]
+            columns |= {f"{kind}/{name}": here[:, i] for i, name in enumerate("abc")}
+    write_log(path, columns)
+    return str(path)
+
+
+def judged(path, method, **options):
+    run = read_run(path, method=method, **options)
+    return run, judge(run.method, run.log)
+
+
+@pytest.mark.parametrize("stem", ["gradnorm", "dwa", "uncertainty"])
+@pytest.mark.parametrize("infer", [True, False])
+def test_it_is_said_and_not_assumed(tmp_path, stem, infer):
+    losses, norms, weights, settings = made(stem)
+    path = saved(tmp_path / "run.csv", losses, weights, norms)
+    run, verdict = judged(path, stem, settings={} if infer else settings, infer=infer)
+    [fit] = verdict.diagnosis.explanations
+    assert (verdict.passed, verdict.diagnosis.later, fit.defects, fit.steps) == (False, True, (), STEPS - 2)
+    assert "They were logged after the row's\n  update, then say --after; or they are used" in report.text(
+        run, verdict
+    )
+    assert report.plain(run, verdict)["diagnosis"]["a_row_later"] is True
+    if infer:
+        assert run.log.notes == ("the settings are inferred from the weights a row later",)
+        assert run.inference.fitting
+
+
+@pytest.mark.parametrize("stem", ["gradnorm", "dwa", "uncertainty"])
+@pytest.mark.parametrize("infer", [True, False])
+def test_it_is_judged_where_it_is_said(tmp_path, stem, infer):
+    losses, norms, weights, settings = made(stem)
+    path = saved(tmp_path / "run.csv", losses, weights, norms)
+    run, verdict = judged(path, stem, settings={} if infer else settings, infer=infer, after=True)
+    assert verdict.passed and verdict.run.follows
+    assert verdict.steps == STEPS - 2
+    assert "logged after its update" in run.log.notes[0]
+
+
+def test_a_right_log_is_wrong_with_it(tmp_path):
+    losses, norms, weights, settings = made("gradnorm")
+    path = tmp_path / "run.csv"
+    write_log(path, loops.columns(losses, weights, norms))
+    assert judged(str(path), "gradnorm", settings=settings)[1].passed
+    verdict = judged(str(path), "gradnorm", settings=settings, after=True)[1]
+    assert (verdict.diagnosis.kind, verdict.diagnosis.later) == ("unknown", False)
+
+
+def test_a_wrong_run_is_named_a_row_later(tmp_path):
+    losses, norms, weights, settings = made("gradnorm", alpha=-1.5)
+    path = saved(tmp_path / "run.csv", losses, weights, norms)
+    run, verdict = judged(path, "gradnorm", settings=settings)
+    [fit] = verdict.diagnosis.explanations
+    assert verdict.diagnosis.later and fit.name == "InvertedRate [GN-4]"
+    assert f"A row later: identical to a known defect, at every one of {STEPS - 2} steps." in report.text(
+        run, verdict
+    )
+    later = judged(path, "gradnorm", settings=settings, after=True)[1].diagnosis
+    assert (later.explanations[0].name, later.later) == ("InvertedRate [GN-4]", False)
+
+
+def test_another_rate_is_no_matter_of_rows(tmp_path):
+    losses, norms, weights, _ = made("gradnorm")
+    path = saved(tmp_path / "run.csv", losses, weights, norms)
+    verdict = judged(path, "gradnorm", settings={"alpha": 1.5, "lr": 0.0021})[1]
+    assert (verdict.diagnosis.kind, verdict.diagnosis.later) == ("unknown", False)
+
+
+def test_a_few_rows_are_too_few(tmp_path):
+    losses, norms, weights, settings = made("gradnorm", steps=6)
+    path = saved(tmp_path / "run.csv", losses, weights, norms)
+    verdict = judged(path, "gradnorm", settings=settings)[1]
+    assert (verdict.diagnosis.kind, verdict.diagnosis.later) == ("too short", True)
+
+
+def test_the_command_line_and_the_mapping_say_it(tmp_path, capsys):
+    losses, norms, weights, _ = made("gradnorm")
+    path = saved(tmp_path / "run.csv", losses, weights, norms)
+    assert main(["audit", path, "--method", "gradnorm"]) == 1
+    assert "FAILED: the weights leave GradNorm at the start and at 118 of 118 steps." in capsys.readouterr().out
+    assert main(["audit", path, "--method", "gradnorm", "--after"]) == 0
+    (tmp_path / "map.json").write_text(json.dumps({"after": True}))
+    assert main(["audit", path, "--method", "gradnorm", "--map", str(tmp_path / "map.json")]) == 0
+    (tmp_path / "map.json").write_text(json.dumps({"after": "yes"}))
+    assert main(["audit", path, "--method", "gradnorm", "--map", str(tmp_path / "map.json")]) == 2
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("stem", ["gradnorm", "uncertainty"])
+def test_any_method_is_found_from_the_weights_a_row_later(tmp_path, stem):
+    losses, norms, weights, _ = made(stem)
+    run, verdict = judged(saved(tmp_path / "run.csv", losses, weights, norms), "auto")
+    assert run.method.stem == stem
+    assert verdict.diagnosis.later and not verdict.diagnosis.explanations[0].defects
+
+
+def test_weights_of_the_row_s_own_numbers_are_after_nothing(tmp_path):
+    losses, _, _, _ = made("dwa")
+    write_log(tmp_path / "run.csv", loops.columns(losses, loops.cov(losses)))
+    with pytest.raises(LogError, match="CoV-Weighting makes its weights of a row's own numbers, not after it"):
+        read_run(str(tmp_path / "run.csv"), method="cov", after=True)
+
+
+def test_two_runs_in_one_log(tmp_path):
+    losses, norms, weights, settings = made("gradnorm")
+    both = [np.vstack([x[:-1], x]) for x in (losses, norms)]
+    moved = np.vstack([weights[:1], weights[1:], weights[1:]])  # each row's update, the first run's and the second's
+    steps = np.r_[0 : STEPS - 1, 0 : STEPS - 1]
+    path = saved(tmp_path / "run.csv", both[0], moved, both[1], steps=steps)
+    run, verdict = judged(path, "gradnorm", settings=settings, after=True)
+    assert run.log.starts == (0, STEPS - 1)
+    assert verdict.passed
+    assert verdict.steps == 2 * (STEPS - 2)
+
+
+def test_a_late_log_loses_its_first_row(tmp_path):
+    losses, norms, weights, settings = made("gradnorm")
+    path = saved(tmp_path / "run.csv", losses, weights, norms, first=40)
+    for given in ({"initial_losses": losses[0].tolist()}, {}):
+        run, verdict = judged(path, "gradnorm", settings={**settings, **given}, after=True, infer=True)
+        assert run.log.late and verdict.passed
+        assert (verdict.steps, verdict.unjudged) == (STEPS - 40 - 3, 0)
+
+
+@pytest.mark.parametrize("starts", [(0,), (0, 7, BLOCK)])
+def test_every_row_has_the_weights_of_the_one_above(tmp_path, starts):
+    rows = 2 * BLOCK + 5
+    values = np.random.default_rng(0).uniform(0.5, 2, (rows, 3))
+    steps = np.concatenate([np.arange(b - a) for a, b in zip(starts, (*starts[1:], rows), strict=True)])
+    columns = loops.columns(values, values)
+    write_log(tmp_path / "run.csv", {"step": steps, **columns})
+    log = read_log(tmp_path / "run.csv")
+    assert log.starts == starts
+    expected = np.vstack([np.ones((1, 3)), values[:-1]])
+    expected[list(starts)] = 1.0
+    for method in (GradNorm(), DWA()):
+        np.testing.assert_array_equal(a_row_later(method, log).weights, expected)
+
+
+def test_a_first_run_of_one_row_that_is_not_a_start_is_left_out(tmp_path):
+    values = np.random.default_rng(0).uniform(0.5, 2, (6, 3))
+    write_log(tmp_path / "run.csv", {"step": [5, 0, 1, 2, 3, 4], **loops.columns(values, values)})
+    log = a_row_later(DWA(), read_log(tmp_path / "run.csv"))
+    assert (log.starts, log.late) == ((0,), False)
+    np.testing.assert_array_equal(log.weights, np.vstack([np.ones((1, 3)), values[1:-1]]))
