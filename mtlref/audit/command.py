@@ -45,6 +45,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--map", metavar="FILE", help="a JSON file that says what the columns are")
     command.add_argument("--consecutive", action="store_true", help="the run took no steps between the log's rows")
     command.add_argument("--after", action="store_true", help="a row's weights are those after its update")
+    command.add_argument("--weighted-losses", action="store_true", help="the losses are those times their weights")
+    command.add_argument("--weighted-norms", action="store_true", help="the norms are those times their weights")
     command.add_argument("--jobs", metavar="N", type=_count, default=1, help="how many logs to audit side by side")
     command.add_argument("--json", action="store_true", help="print the verdict as JSON")
     command.add_argument("--html", metavar="FILE", help="write the verdict of one log as a page with plots")
@@ -56,6 +58,10 @@ def _count(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 1024:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 1024")
     return int(text)
+
+
+SAID = ("consecutive", "after", "weighted_losses", "weighted_norms")
+"""What is said of a log by a word alone."""
 
 
 def audit(arguments: argparse.Namespace) -> int:
@@ -75,7 +81,7 @@ def options(arguments: argparse.Namespace) -> dict[str, Any]:
 
     given: dict[str, Any] = {} if arguments.map is None else read_map(arguments.map)
     given |= {kind: getattr(arguments, kind) for kind in DEFAULTS if getattr(arguments, kind) is not None}
-    given |= {name: True for name in ("consecutive", "after") if getattr(arguments, name)}
+    given |= {name: True for name in SAID if getattr(arguments, name)}
     return given | {
         "method": arguments.method,
         "settings": parse(arguments.set),

@@ -4,7 +4,7 @@
 
 `losses`, `norms`, `gram`, `weights` and `draws` are patterns or mappings as for `read_log`; `step`, `epoch`, `name`
 and `value` are columns (`mtlref.audit.tables.Layout`); `consecutive` says that the run took no steps between rows,
-`after` that a row's weights are those after its update.
+`after`, `weighted_losses` and `weighted_norms` what the numbers are (`mtlref.audit.readings`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from mtlref.audit.objects import document_in
 from mtlref.audit.readers import DEFAULTS
+from mtlref.audit.readings import READINGS
 from mtlref.audit.tables import Layout, broken, listed, quoted
 
 COLUMNS = ("step", "epoch", "name", "value")
@@ -36,7 +37,7 @@ def arguments(source: str, document: object) -> dict[str, Any]:
     """Return a mapping as the arguments of `read_run`. Errors: LogError."""
     if not isinstance(document, dict):
         raise broken(source, "is not a JSON object", value=document)
-    known = (*DEFAULTS, *COLUMNS, "consecutive", "after")
+    known = (*DEFAULTS, *COLUMNS, "consecutive", *READINGS)
     found: dict[str, Any] = {}
     columns: dict[str, Any] = {}
     for key, value in document.items():

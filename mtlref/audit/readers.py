@@ -93,8 +93,8 @@ class Log:
     (N, K, P) are a random method's draws, None if the log has none. `notes` say what of the file was not read.
     A number that was not logged, or is not finite, is NaN or an infinity. `starts` are the rows at which the
     numbering begins anew, the first row among them; `stride` is by how much the steps grow from row to row. `late`:
-    the run began before the log does, so that what its method remembers of it is not known. `after`: a row's weights
-    were those after its update (`mtlref.audit.after`).
+    the run began before the log does, so that what its method remembers of it is not known. `readings`: what its
+    numbers were taken to be (`mtlref.audit.readings`).
     """
 
     source: str
@@ -113,7 +113,7 @@ class Log:
     starts: tuple[int, ...] = (0,)
     stride: int = 1
     late: bool = False
-    after: bool = False
+    readings: tuple[str, ...] = ()
 
 
 def read_log(

@@ -16,6 +16,7 @@ from mtlref.audit.notices import plain as notices_plain
 from mtlref.audit.notices import told as told_notices
 from mtlref.audit.precision import ROUNDINGS
 from mtlref.audit.readers import Log
+from mtlref.audit.readings import SUSPECTED
 from mtlref.audit.run import Run
 from mtlref.audit.verdict import FEWEST, Diagnosis, Explanation, Verdict
 from mtlref.notation import Array
@@ -141,13 +142,13 @@ def _diagnosis(diagnosis: Diagnosis) -> Iterator[str]:
     if diagnosis.kind == "unknown":
         yield "Diagnosis: unknown. No known defect, and no pair of them, gives these weights."
         return
-    if diagnosis.later:
-        yield "Diagnosis: a row's weights are those that the next one should have. They were logged after the row's"
-        yield "  update, then say --after; or they are used a step early."
+    if diagnosis.readings:
+        yield "Diagnosis: the log holds other numbers than it is taken for."
+        yield from [f"  {SUSPECTED[name]}" for name in diagnosis.readings]
         if not fits[0].defects:
-            yield f"  A row later they follow the method at every one of {fits[0].steps} steps."
+            yield f"  So read they follow the method at every one of {fits[0].steps} steps."
             return
-        word = "  A row later:"
+        word = "  So read:"
     if diagnosis.kind == "too short":
         fewest = min(fit.steps for fit in fits)
         yield f"{word} the log is too short to tell. {fewest} steps stand behind it; it takes {FEWEST}. Fits:"
@@ -243,7 +244,7 @@ def _whole_run_plain(run: Run, verdict: Verdict) -> Mapping[str, object]:
 def _diagnosis_plain(diagnosis: Diagnosis) -> Mapping[str, object]:
     return {
         "kind": diagnosis.kind,
-        "a_row_later": diagnosis.later,
+        "readings": list(diagnosis.readings),
         "explanations": [
             {
                 "defects": [{"name": d.name, "equation": d.equation, "summary": d.summary} for d in fit.defects],

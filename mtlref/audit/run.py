@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtlref.audit.after import a_row_later
 from mtlref.audit.compare import begins_late
 from mtlref.audit.readers import LARGEST_STEP, Given, Log, read_log
+from mtlref.audit.readings import READINGS, SAID, possible, read
 from mtlref.audit.side import read_settings
 from mtlref.audit.spool import Spool, let_go
 from mtlref.audit.steps import near
@@ -86,20 +86,24 @@ def read_run(
     layout: Layout = USUAL,
     consecutive: bool = False,
     after: bool = False,
+    weighted_losses: bool = False,
+    weighted_norms: bool = False,
     infer: bool = False,
 ) -> Run:
     """Return the run in the log `source`, judged by `method` with `settings`.
 
     With `infer`, settings that nobody gives are inferred from the log, and so they are for the method "auto".
     `consecutive`: the run took no steps between the rows, by however much their numbers grow. `after`: the weights of
-    a row are those after its update, in use at the next.
+    a row are those after its update, in use at the next. `weighted_losses`, `weighted_norms`: w_i L_i and
+    |w_i| n_i were logged.
 
     Errors: LogError if the log cannot be read or lacks what the method reads, DomainError for the settings.
     """
     path = located(source)
     kinds: dict[str, Given] = {"losses": losses, "norms": norms, "gram": gram, "weights": weights, "draws": draws}
     log = replace(read_log(path, **kinds, layout=layout), source=source)
-    log = replace(log, stride=1 if consecutive else log.stride, after=after)
+    said = {"after": after, "weighted_losses": weighted_losses, "weighted_norms": weighted_norms}
+    log = replace(log, stride=1 if consecutive else log.stride, readings=tuple(name for name in said if said[name]))
     side = read_settings(path)
     stem = method or side.get("method")
     if stem is None:
@@ -127,29 +131,39 @@ def inferred(log: Log, stem: str, given: Mapping[str, Any], description: Mapping
     if log.late and stem == "gradnorm" and {"alpha", "lr"} <= given.keys() and "initial_losses" not in given:
         log, given = begun(log, built, given)
     found = infer(stem, log, given)
-    if found.kind == "nearest" and built.lagged and not log.after:
-        later = infer(stem, a_row_later(built, log), given)
-        if later.kind not in ("nearest", "undecided"):
-            note = "the settings are inferred from the weights a row later"
-            log, found = replace(log, notes=(*log.notes, note)), later
+    if found.kind == "nearest" and not log.readings:
+        log, found = otherwise(log, built, given, found)
     if not found.best.settings:  # nothing was looked for
         assumed = tuple(left_open(built, given))
         return Run(log, found.best.method, description, assumed)
     return Run(log, found.best.method, description, (), found)
 
 
+def otherwise(log: Log, built: Method, given: Mapping[str, Any], found: Inference) -> tuple[Log, Inference]:
+    """Return what is inferred of the numbers read otherwise, and the log with a note; else what was `found`."""
+    from mtlref.audit.inference import infer
+
+    for names in possible(built, log):
+        other = infer(found.stem, read(built, log, names), given)
+        if other.kind not in ("nearest", "undecided"):
+            note = "the settings are inferred from the numbers as the diagnosis reads them"
+            return replace(log, notes=(*log.notes, note)), other
+    return log, found
+
+
 def searched(log: Log, given: Mapping[str, Any]) -> Search:
-    """Return what came of every method; of the weights a row later where none fits, and one does so."""
+    """Return what came of every method; of the numbers read otherwise where none fits, and one does so."""
     from mtlref.audit.inference import infer_any
 
     found = infer_any(log, given)
-    if found.best.fitting or log.after:
-        return found
-    try:
-        later = infer_any(replace(log, after=True), given)
-    except LogError:
-        return found
-    return later if later.best.fitting else found
+    for name in READINGS if not (found.best.fitting or log.readings) else ():
+        try:
+            other = infer_any(replace(log, readings=(name,)), given)
+        except LogError:
+            continue
+        if other.best.fitting:
+            return other
+    return found
 
 
 def begun(log: Log, built: Method, given: Mapping[str, Any]) -> tuple[Log, Mapping[str, Any]]:
@@ -185,9 +199,8 @@ def readable(log: Log, method: Method) -> Log:
             f"{log.source}: {method.title} draws at random, and the log does not hold its draws (--draws PATTERN)"
         )
     log = by_epoch(log) if method.cadence == "epoch" and log.epochs is not None else log
-    if log.after:
-        note = "a row's weights were logged after its update, and are taken to be in use at the next"
-        log = replace(a_row_later(method, log), notes=(*log.notes, note))
+    if log.readings:
+        log = replace(read(method, log, log.readings), notes=(*log.notes, *[SAID[name] for name in log.readings]))
     if not begins_late(method, log):
         return replace(log, late=False)
     at = f"{method.cadence} {log.rows[0]} (line {log.lines[0]})"

@@ -14,11 +14,11 @@ from typing import Literal
 
 import numpy as np
 
-from mtlref.audit.after import a_row_later
 from mtlref.audit.alike import Alike
 from mtlref.audit.compare import Block, Tally, Transition, compared
 from mtlref.audit.drift import FreeRun, free_run
 from mtlref.audit.readers import Log
+from mtlref.audit.readings import possible, read
 from mtlref.audit.replay import feeds_back, logged_weights
 from mtlref.audit.spool import BLOCK
 from mtlref.contract import Method
@@ -54,12 +54,12 @@ class Explanation:
 class Diagnosis:
     """What explains a departure. `kind` says how sure it is, `explanations` holds the simplest that fit.
 
-    `later`: they explain the weights a row later; one without defects says that these are the method's own.
+    `readings`: they explain the numbers so read (`mtlref.audit.readings`), one without defects as the method's own.
     """
 
     kind: Kind
     explanations: tuple[Explanation, ...]
-    later: bool = False
+    readings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ def judge(method: Method, log: Log, progress: bool | None = False) -> Verdict:
     if log.stride > 1 and remembers(method, log) and (tally.departures or not free.follows):
         raise undecided(method, log)
     diagnosis = diagnose(method, log, same.left) if tally.departures else None
-    if diagnosis is not None and diagnosis.kind == "unknown" and method.lagged and not log.after:
-        diagnosis = diagnosed_later(method, a_row_later(method, log))
+    if diagnosis is not None and diagnosis.kind == "unknown" and not log.readings:
+        diagnosis = diagnosed_otherwise(method, log)
     return Verdict(
         steps=tally.steps,
         kinks=tally.kinks,
@@ -194,7 +194,7 @@ def open_defects(
 
     `same`: names of those that change no step of the method on this log.
     """
-    if diagnosis is not None and (diagnosis.kind != "identical" or diagnosis.later):
+    if diagnosis is not None and (diagnosis.kind != "identical" or diagnosis.readings):
         return ()
     there = () if diagnosis is None else diagnosis.explanations[0].defects
     others = [d for d in DEFECTS[method.stem] if compatible((*there, d))]
@@ -238,11 +238,17 @@ def diagnose(method: Method, log: Log, same: Collection[str] = ()) -> Diagnosis:
     return Diagnosis(kind_of(fits), tuple(fits))
 
 
-def diagnosed_later(method: Method, later: Log) -> Diagnosis:
-    """Return what explains the weights a row later: the method itself, or else known defects."""
-    right = explains(method, later, ())
-    found = diagnose(method, later) if right is None else Diagnosis(kind_of([right]), (right,))
-    return replace(found, later=found.kind != "unknown")
+def diagnosed_otherwise(method: Method, log: Log) -> Diagnosis:
+    """Return what explains a log's numbers read otherwise: the method itself, or else known defects, the simplest."""
+    for names in possible(method, log):
+        right = explains(method, read(method, log, names), ())
+        if right is not None:
+            return Diagnosis(kind_of([right]), (right,), names)
+    for names in possible(method, log):
+        found = diagnose(method, read(method, log, names)) if len(names) == 1 else Diagnosis("unknown", ())
+        if found.kind != "unknown":
+            return replace(found, readings=names)
+    return Diagnosis("unknown", ())
 
 
 def kind_of(fits: Sequence[Explanation]) -> Kind:

@@ -1,4 +1,4 @@
-"""Logs whose weights were written after the row's update, of loops written out in `loops`."""
+"""Logs of weights after the update, and of numbers times their weights, of loops written out in `loops`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from mtlref import DWA, GradNorm
 from mtlref.audit import judge, read_log, read_run, report, write_log
-from mtlref.audit.after import a_row_later
+from mtlref.audit.readings import a_row_later, norms_alone
 from mtlref.audit.spool import BLOCK
 from mtlref.cli import main
 from mtlref.notation import LogError
@@ -52,13 +52,13 @@ def test_it_is_said_and_not_assumed(tmp_path, stem, infer):
     path = saved(tmp_path / "run.csv", losses, weights, norms)
     run, verdict = judged(path, stem, settings={} if infer else settings, infer=infer)
     [fit] = verdict.diagnosis.explanations
-    assert (verdict.passed, verdict.diagnosis.later, fit.defects, fit.steps) == (False, True, (), STEPS - 2)
-    assert "They were logged after the row's\n  update, then say --after; or they are used" in report.text(
-        run, verdict
-    )
-    assert report.plain(run, verdict)["diagnosis"]["a_row_later"] is True
+    assert (verdict.passed, fit.defects, fit.steps) == (False, (), STEPS - 2)
+    assert verdict.diagnosis.readings == ("after",)
+    said = " ".join(report.text(run, verdict).split())
+    assert "they were logged after its update, then say --after, or they are used a step early. So read they" in said
+    assert report.plain(run, verdict)["diagnosis"]["readings"] == ["after"]
     if infer:
-        assert run.log.notes == ("the settings are inferred from the weights a row later",)
+        assert run.log.notes == ("the settings are inferred from the numbers as the diagnosis reads them",)
         assert run.inference.fitting
 
 
@@ -79,7 +79,7 @@ def test_a_right_log_is_wrong_with_it(tmp_path):
     write_log(path, loops.columns(losses, weights, norms))
     assert judged(str(path), "gradnorm", settings=settings)[1].passed
     verdict = judged(str(path), "gradnorm", settings=settings, after=True)[1]
-    assert (verdict.diagnosis.kind, verdict.diagnosis.later) == ("unknown", False)
+    assert (verdict.diagnosis.kind, verdict.diagnosis.readings) == ("unknown", ())
 
 
 def test_a_wrong_run_is_named_a_row_later(tmp_path):
@@ -87,26 +87,24 @@ def test_a_wrong_run_is_named_a_row_later(tmp_path):
     path = saved(tmp_path / "run.csv", losses, weights, norms)
     run, verdict = judged(path, "gradnorm", settings=settings)
     [fit] = verdict.diagnosis.explanations
-    assert verdict.diagnosis.later and fit.name == "InvertedRate [GN-4]"
-    assert f"A row later: identical to a known defect, at every one of {STEPS - 2} steps." in report.text(
-        run, verdict
-    )
+    assert (verdict.diagnosis.readings, fit.name) == (("after",), "InvertedRate [GN-4]")
+    assert f"So read: identical to a known defect, at every one of {STEPS - 2} steps." in report.text(run, verdict)
     later = judged(path, "gradnorm", settings=settings, after=True)[1].diagnosis
-    assert (later.explanations[0].name, later.later) == ("InvertedRate [GN-4]", False)
+    assert (later.explanations[0].name, later.readings) == ("InvertedRate [GN-4]", ())
 
 
 def test_another_rate_is_no_matter_of_rows(tmp_path):
     losses, norms, weights, _ = made("gradnorm")
     path = saved(tmp_path / "run.csv", losses, weights, norms)
     verdict = judged(path, "gradnorm", settings={"alpha": 1.5, "lr": 0.0021})[1]
-    assert (verdict.diagnosis.kind, verdict.diagnosis.later) == ("unknown", False)
+    assert (verdict.diagnosis.kind, verdict.diagnosis.readings) == ("unknown", ())
 
 
 def test_a_few_rows_are_too_few(tmp_path):
     losses, norms, weights, settings = made("gradnorm", steps=6)
     path = saved(tmp_path / "run.csv", losses, weights, norms)
     verdict = judged(path, "gradnorm", settings=settings)[1]
-    assert (verdict.diagnosis.kind, verdict.diagnosis.later) == ("too short", True)
+    assert (verdict.diagnosis.kind, verdict.diagnosis.readings) == ("too short", ("after",))
 
 
 def test_the_command_line_and_the_mapping_say_it(tmp_path, capsys):
@@ -127,7 +125,105 @@ def test_any_method_is_found_from_the_weights_a_row_later(tmp_path, stem):
     losses, norms, weights, _ = made(stem)
     run, verdict = judged(saved(tmp_path / "run.csv", losses, weights, norms), "auto")
     assert run.method.stem == stem
-    assert verdict.diagnosis.later and not verdict.diagnosis.explanations[0].defects
+    assert verdict.diagnosis.readings == ("after",) and not verdict.diagnosis.explanations[0].defects
+
+
+# NUMBERS TIMES THEIR WEIGHTS
+
+
+WEIGHTED = [
+    ("weighted_losses",),
+    ("weighted_norms",),
+    ("weighted_losses", "weighted_norms"),
+    ("after", "weighted_norms"),
+]
+"""Readings of GradNorm's logs."""
+
+
+def printed(values, form):
+    """Numbers as they are read after they have been printed."""
+    return np.array([[float(form % x) for x in row] for row in values])
+
+
+def logged(path, stem, names, form=None, alpha=1.5):
+    """A log of the readings `names`, printed in a `form`; and its settings."""
+    losses, norms, weights, settings = made(stem, alpha=alpha)
+    losses = weights * losses if "weighted_losses" in names else losses
+    norms = np.abs(weights) * norms if "weighted_norms" in names else norms
+    if "after" in names:
+        return saved(path, losses, weights, norms), settings
+    shown = [x if form is None or x is None else printed(x, form) for x in (losses, weights, norms)]
+    path.unlink(missing_ok=True)
+    write_log(path, loops.columns(*shown))
+    return str(path), settings
+
+
+@pytest.mark.parametrize("names", WEIGHTED)
+def test_what_was_logged_times_its_weights_is_told(tmp_path, names):
+    path, settings = logged(tmp_path / "run.csv", "gradnorm", names)
+    _, verdict = judged(path, "gradnorm", settings=settings)
+    assert not verdict.passed
+    assert (verdict.diagnosis.readings, verdict.diagnosis.explanations[0].defects) == (names, ())
+    assert judged(path, "gradnorm", settings=settings, **dict.fromkeys(names, True))[1].passed
+
+
+@pytest.mark.parametrize("form", ["%.4f", "%.5g", "%.6f"])
+@pytest.mark.parametrize("names", WEIGHTED[:3])
+def test_so_it_is_behind_printed_digits(tmp_path, names, form):
+    path, settings = logged(tmp_path / "run.csv", "gradnorm", names, form)
+    assert judged(path, "gradnorm", settings=settings, **dict.fromkeys(names, True))[1].passed
+
+
+@pytest.mark.parametrize("stem", ["dwa", "uncertainty"])
+def test_losses_times_their_weights_of_other_methods(tmp_path, stem):
+    path, settings = logged(tmp_path / "run.csv", stem, ("weighted_losses",))
+    for infer in (True, False):
+        run, verdict = judged(path, stem, settings={} if infer else settings, infer=infer)
+        assert verdict.diagnosis.readings == ("weighted_losses",)
+        assert not verdict.diagnosis.explanations[0].defects
+
+
+def test_a_wrong_run_s_weighted_norms_are_told_beside_its_defect(tmp_path):
+    path, settings = logged(tmp_path / "run.csv", "gradnorm", ("weighted_norms",), alpha=-1.5)
+    diagnosis = judged(path, "gradnorm", settings=settings)[1].diagnosis
+    assert (diagnosis.readings, diagnosis.explanations[0].name) == (("weighted_norms",), "InvertedRate [GN-4]")
+
+
+def test_settings_are_inferred_from_norms_alone(tmp_path):
+    path, settings = logged(tmp_path / "run.csv", "gradnorm", ("weighted_norms",))
+    run, verdict = judged(path, "gradnorm", infer=True)
+    assert run.inference.fitting and run.method.lr == settings["lr"]
+    assert verdict.diagnosis.readings == ("weighted_norms",)
+
+
+def test_what_they_may_be_off_by_is_more_for_the_division(tmp_path):
+    """To first order, G/w is off by G's share and w's; each entry by no more than is said."""
+    rng = np.random.default_rng(0)
+    norms, weights = rng.uniform(0.5, 3, (60, 3)), rng.uniform(0.2, 2, (60, 3))
+    shown = [np.round(x, 3) for x in (norms, weights, weights * norms)]
+    write_log(tmp_path / "run.csv", loops.columns(*shown))
+    log = read_log(tmp_path / "run.csv")
+    alone = norms_alone(GradNorm(), log)
+    np.testing.assert_allclose(alone.norms, shown[2] / shown[1], rtol=1e-15)
+    assert np.all(np.abs(alone.norms - norms) <= 1.1 * alone.precision["norms"].of(alone.norms))
+
+
+def test_numbers_over_a_weight_of_almost_nothing_are_missing(tmp_path):
+    values = np.full((5, 3), 2.0)
+    weights = np.array([[1.0, 1.0, 1.0]] * 3 + [[2.99, 0.005, 0.005], [3.0, 0.0, 0.0]])
+    write_log(tmp_path / "run.csv", loops.columns(values, weights, values))
+    alone = norms_alone(GradNorm(), read_log(tmp_path / "run.csv"))
+    np.testing.assert_array_equal(np.isfinite(alone.norms[:, 1]), [True, True, True, False, False])
+
+
+def test_a_method_without_norms_has_none_that_are_weighted(tmp_path):
+    losses, _, weights, _ = made("dwa")
+    write_log(tmp_path / "run.csv", loops.columns(losses, weights))
+    with pytest.raises(LogError, match="Dynamic Weight Average reads no norms"):
+        read_run(str(tmp_path / "run.csv"), method="dwa", weighted_norms=True)
+
+
+# WEIGHTS AFTER THE UPDATE, MORE
 
 
 def test_weights_of_the_row_s_own_numbers_are_after_nothing(tmp_path):
