@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mtlref.audit.compare import begins_late
-from mtlref.audit.readers import LARGEST_STEP, Given, Log, read_log
+from mtlref.audit.compare import begins_late, compared
+from mtlref.audit.readers import LARGEST_STEP, Given, Log, part, read_log
 from mtlref.audit.readings import READINGS, SAID, possible, read
 from mtlref.audit.side import read_settings
 from mtlref.audit.spool import Spool, let_go
@@ -37,6 +37,12 @@ ANY = "auto"
 
 EXAMPLE = "example:"
 """What the name of a log in the package begins with."""
+
+FIRST = 48
+"""How many rows are looked at first."""
+
+NOTHING = ("nearest", "undecided")
+"""The kinds of inferences that have found nothing."""
 
 LOGS = Path(str(resources.files("mtlref.audit"))) / "logs"
 """The folder of the logs in the package."""
@@ -130,6 +136,8 @@ def inferred(log: Log, stem: str, given: Mapping[str, Any], description: Mapping
     log = readable(log, built)
     if log.late and stem == "gradnorm" and {"alpha", "lr"} <= given.keys() and "initial_losses" not in given:
         log, given = begun(log, built, given)
+    if log.late and not any(len(block.rows) for block in compared(build(stem, given), log)):
+        return Run(log, build(stem, given), description, tuple(left_open(built, given)))
     found = infer(stem, log, given)
     if found.kind == "nearest" and not log.readings:
         log, found = otherwise(log, built, given, found)
@@ -140,12 +148,17 @@ def inferred(log: Log, stem: str, given: Mapping[str, Any], description: Mapping
 
 
 def otherwise(log: Log, built: Method, given: Mapping[str, Any], found: Inference) -> tuple[Log, Inference]:
-    """Return what is inferred of the numbers read otherwise, and the log with a note; else what was `found`."""
+    """Return what is inferred of the numbers read otherwise, and the log with a note; else what was `found`.
+
+    What does not fit the first `FIRST` rows is not tried on more.
+    """
     from mtlref.audit.inference import infer
 
     for names in possible(built, log):
-        other = infer(found.stem, read(built, log, names), given)
-        if other.kind not in ("nearest", "undecided"):
+        so = read(built, log, names)
+        other = infer(found.stem, part(so, 0, min(FIRST, len(so.rows))), given)
+        other = other if other.kind in NOTHING else infer(found.stem, so, given)
+        if other.kind not in NOTHING:
             note = "the settings are inferred from the numbers as the diagnosis reads them"
             return replace(log, notes=(*log.notes, note)), other
     return log, found

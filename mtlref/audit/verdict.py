@@ -101,13 +101,13 @@ def judge(method: Method, log: Log, progress: bool | None = False) -> Verdict:
     same = Alike({d.name: variant(method, d) for d in DEFECTS[method.stem]})
     shown = (len(log.rows) >= LONG and None) if progress is None else progress
     tally, stopped = tallied(track(compared(method, log, watch=same), len(log.rows) // BLOCK + 1, "rows", shown))
+    if log.late and not tally.steps:
+        raise begun_before(method, log)
     first = None if tally.first is None else tally.first.row
     if feeds_back(method):
         free = free_run(method, log, tally.restarts, first, tally.undecided)
     else:
         free = uncorrected(tally, method, log)
-    if log.late and not tally.steps:
-        raise begun_before(method, log)
     if tally.worst is None and not free.rows:
         message = f"{log.source}: no row of the log can be judged: a number is missing or not finite in each"
         raise LogError(message, argument="log")
@@ -115,7 +115,7 @@ def judge(method: Method, log: Log, progress: bool | None = False) -> Verdict:
         raise undecided(method, log)
     diagnosis = diagnose(method, log, same.left) if tally.departures else None
     if diagnosis is not None and diagnosis.kind == "unknown" and not log.readings:
-        diagnosis = diagnosed_otherwise(method, log)
+        diagnosis = diagnosed_otherwise(method, log, wrong=2 * tally.departures > tally.steps)
     return Verdict(
         steps=tally.steps,
         kinks=tally.kinks,
@@ -238,13 +238,13 @@ def diagnose(method: Method, log: Log, same: Collection[str] = ()) -> Diagnosis:
     return Diagnosis(kind_of(fits), tuple(fits))
 
 
-def diagnosed_otherwise(method: Method, log: Log) -> Diagnosis:
-    """Return what explains a log's numbers read otherwise: the method itself, or else known defects, the simplest."""
+def diagnosed_otherwise(method: Method, log: Log, wrong: bool) -> Diagnosis:
+    """Return what explains a log's numbers read otherwise: the method itself, or else, if `wrong`, known defects."""
     for names in possible(method, log):
         right = explains(method, read(method, log, names), ())
         if right is not None:
             return Diagnosis(kind_of([right]), (right,), names)
-    for names in possible(method, log):
+    for names in possible(method, log) if wrong else ():
         found = diagnose(method, read(method, log, names)) if len(names) == 1 else Diagnosis("unknown", ())
         if found.kind != "unknown":
             return replace(found, readings=names)

@@ -15,14 +15,19 @@ FORMATS = ["%.3f", "%.4f", "%.6f", "%.3g", "%.4g", "%.6g"]
 LR, STEPS = 0.02, 150
 
 
-def audited(folder, stem, form, settings, losses, weights, norms=None):
-    """The run in a CSV file whose numbers are printed so, and its verdict."""
+def printed(folder, form, losses, weights, norms=None):
+    """The path of a CSV file of these numbers, printed so."""
     kinds = {"loss": losses, "norm": norms, "weight": weights}
     kinds = {kind: values for kind, values in kinds.items() if values is not None}
     names = [f"{kind}/{task}" for kind in kinds for task in range(losses.shape[1])]
     lines = [[form % x for x in np.concatenate(row)] for row in zip(*kinds.values(), strict=True)]
     (folder / "run.csv").write_text("\n".join(",".join(line) for line in [names, *lines]) + "\n", encoding="utf-8")
-    run = read_run(str(folder / "run.csv"), method=stem, settings=settings)
+    return str(folder / "run.csv")
+
+
+def audited(folder, stem, form, settings, *columns):
+    """The run in a CSV file whose numbers are printed so, and its verdict."""
+    run = read_run(printed(folder, form, *columns), method=stem, settings=settings)
     return run, judge(run.method, run.log)
 
 
@@ -94,8 +99,7 @@ def test_a_method_that_makes_no_weights_from_weights_has_one_answer_to_both_ques
 
 def inferred(folder, stem, form, *columns):
     """The run whose settings nobody gives, and its verdict."""
-    audited(folder, stem, form, {}, *columns)
-    run = read_run(str(folder / "run.csv"), method=stem, infer=True)
+    run = read_run(printed(folder, form, *columns), method=stem, infer=True)
     return run, judge(run.method, run.log)
 
 
