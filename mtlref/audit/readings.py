@@ -87,7 +87,7 @@ def over_weights(log: Log, kind: str, values: Array) -> Log:
     for span in spans(len(values), reading=[values, weights]):
         w = np.abs(np.asarray(weights[span]))
         w[~(w >= SMALL)] = np.nan
-        least = min(least, float(np.nanmin(w, initial=1.0)))
+        least = min(least, float(np.min(w, where=w >= SMALL, initial=1.0)))
         spool.append(np.asarray(values[span]) / w)
     known, of_w = log.precision[kind], log.precision["weights"]
     share = known.share + of_w.share + of_w.absolute / least

@@ -188,6 +188,19 @@ def test_two_signs_leave_the_middle_of_what_they_allow():
     assert room > 0
     assert 0.5 < found[1] / found[0] < 2
     assert farthest(losses, G, np.array([[-1.0, 1.0], [1.0, -1.0]]), 1.0)[1] < 0
+    assert farthest(losses, G, np.zeros((2, 2)), 1.0)[1] == 0
+
+
+@pytest.mark.parametrize("alpha", [0.05, 1.5])
+def test_gradients_of_almost_nothing_stop_nothing(tmp_path, alpha):
+    """G of 1e-40 and of 0: its faces lie beyond float64 on one side, at 0 on the other."""
+    losses, norms, _, lr = gradnorm(1)
+    norms[::9, 0], norms[4::9, 0] = 1e-40, 0.0
+    weights = loops.gradnorm(losses, norms, alpha, loops.Descent(lr))
+    path = saved(tmp_path / "run.csv", losses, weights, norms, LATE)
+    run, verdict = judged(path, "gradnorm", alpha=alpha, lr=lr)
+    assert verdict.passed
+    assert "only its ratios count" in run.log.notes[-1]
 
 
 def test_signs_that_the_digits_hide_are_not_read(tmp_path):

@@ -88,15 +88,19 @@ def seen_signs(log: Log, lr: float, w: Array, n: Array) -> Array:
 def farthest(L: Array, G: Array, signs: Array, alpha: float) -> tuple[Array, float]:
     """Return L(0) (K,) whose inverse is farthest inside the cone of the signs (N, K), and by which share.
 
-    The share is below 0 where the cone is empty. `alpha` is not 0.
+    The share is below 0 where the cone is empty. `alpha` is not 0. A face beyond float64 is left out.
     """
     from scipy.optimize import linprog
 
     K, scale = L.shape[1], np.median(L, axis=0)
-    reach = (G / G.mean(axis=1, keepdims=True)) ** (1 / alpha)
-    faces = reach[:, :, None] * L[:, None, :] / K - np.eye(K) * L[:, None, :]
-    faces = (np.sign(alpha) * signs[:, :, None] * faces)[signs != 0] / scale
-    faces /= np.sum(np.abs(faces), axis=1, keepdims=True)
+    with np.errstate(all="ignore"):
+        reach = (G / G.mean(axis=1, keepdims=True)) ** (1 / alpha)
+        faces = reach[:, :, None] * L[:, None, :] / K - np.eye(K) * L[:, None, :]
+        faces = (np.sign(alpha) * signs[:, :, None] * faces)[signs != 0] / scale
+        faces /= np.sum(np.abs(faces), axis=1, keepdims=True)
+    faces = faces[np.isfinite(faces).all(axis=1)]
+    if not len(faces):
+        return scale, 0.0
     system = np.column_stack([-faces, np.ones(len(faces))])  # room ≤ face · y for every face
     goal, shares = np.append(np.zeros(K), -1.0), np.append(np.ones(K), 0.0)[None]
     bounds = [(LEAST, None)] * K + [(None, None)]
