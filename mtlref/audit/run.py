@@ -139,7 +139,7 @@ def inferred(log: Log, stem: str, given: Mapping[str, Any], description: Mapping
     if log.late and not any(len(block.rows) for block in compared(build(stem, given), log)):
         return Run(log, build(stem, given), description, tuple(left_open(built, given)))
     found = infer(stem, log, given)
-    if found.kind == "nearest" and not log.readings:
+    if found.kind == "nearest" and found.best.settings and not log.readings:
         log, found = otherwise(log, built, given, found)
     if not found.best.settings:  # nothing was looked for
         assumed = tuple(left_open(built, given))

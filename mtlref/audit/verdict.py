@@ -2,7 +2,8 @@
 
 The diagnosis tries the known defects one at a time, then two at a time, on the same log under the same allowances. It
 names those that agree with every row, and only the simplest ones. It says *ambiguous* when several fit equally,
-and *too short* when fewer than `FEWEST` steps stand behind the answer. The verdict also lists the single defects
+and *too short* when fewer than `FEWEST` steps stand behind the answer. Where none agrees, the log's numbers are read
+otherwise (`mtlref.audit.readings`), and what agrees then is the answer. The verdict also lists the single defects
 that would go unseen: those this log cannot rule out, because with them the numbers agree as well.
 """
 
