@@ -191,11 +191,11 @@ def test_two_signs_leave_the_middle_of_what_they_allow():
     assert farthest(losses, G, np.zeros((2, 2)), 1.0)[1] == 0
 
 
-@pytest.mark.parametrize("alpha", [0.05, 1.5])
+@pytest.mark.parametrize("alpha", [0.01, 1.5])
 def test_gradients_of_almost_nothing_stop_nothing(tmp_path, alpha):
-    """G of 1e-40 and of 0: its faces lie beyond float64 on one side, at 0 on the other."""
+    """(G/Ḡ)^(1/α) of G = 1e-5 is 1e-500, and for −α beyond float64; a G of 0 shows no sign."""
     losses, norms, _, lr = gradnorm(1)
-    norms[::9, 0], norms[4::9, 0] = 1e-40, 0.0
+    norms[::9, 0], norms[4::9, 0] = 1e-5, 0.0
     weights = loops.gradnorm(losses, norms, alpha, loops.Descent(lr))
     path = saved(tmp_path / "run.csv", losses, weights, norms, LATE)
     run, verdict = judged(path, "gradnorm", alpha=alpha, lr=lr)
@@ -203,11 +203,23 @@ def test_gradients_of_almost_nothing_stop_nothing(tmp_path, alpha):
     assert "only its ratios count" in run.log.notes[-1]
 
 
-def test_signs_that_the_digits_hide_are_not_read(tmp_path):
-    losses, norms, weights, _ = gradnorm(0)
-    path = saved(tmp_path / "run.csv", losses, weights, norms, LATE, "%.2f")
-    run = read_run(path, method="gradnorm", settings={"lr": 1e-4, "alpha": 1.5})
+@pytest.mark.parametrize("form", ["%.2f", "%.4f"])
+def test_signs_that_the_digits_hide_are_not_read(tmp_path, form):
+    """All of them behind two decimals, some behind four: what those hide would add up to a departure."""
+    losses, norms = loops.falling(np.random.default_rng(1), STEPS, 3)
+    weights = loops.gradnorm(losses, norms, 1.5, loops.Descent(6e-4))
+    path = saved(tmp_path / "run.csv", losses, weights, norms, LATE, form)
+    run = read_run(path, method="gradnorm", settings={"lr": 6e-4, "alpha": 1.5})
+    seen = seen_signs(run.log, 6e-4, logged_weights(run.log), run.log.norms) != 0
+    assert seen.any() == (form == "%.4f") and not seen.all()
     assert initial_losses(run.method, run.log) is None
+
+
+def test_a_step_that_two_patterns_of_signs_give_shows_none(tmp_path):
+    """Equal norms and weights: all signs + or all − leave the weights as they are (GN-7)."""
+    ones = np.ones((12, 2))
+    run = read_run(saved(tmp_path / "run.csv", ones, ones, ones), method="gradnorm")
+    assert not seen_signs(run.log, 0.1, ones, ones).any()
 
 
 # OTHER METHODS
