@@ -160,8 +160,8 @@ class Replay:
         state, at, sizes = self.method.init(len(self.log.tasks)), 0, iter(SIZES)
         size = next(sizes)
         last = len(self.log.rows) - self.method.lagged
-        if self.log.late:
-            at, state = self.entered(last, state)
+        if self.log.late:  # as after a row before its first
+            at, state = self.crossed(0, last, *[self.stand_in(0, state, False, sign).state for sign in (1, -1)])
             yield Steps(at, np.empty((0, len(self.log.tasks))), [])
         while at < last:
             let_go(*numbers_of(self.log))
@@ -257,13 +257,6 @@ class Replay:
             return state
         return self.light.resumed(state, w)  # type: ignore[arg-type]
 
-    def entered(self, last: int, state: State) -> tuple[int, State]:
-        """Return where judging can begin in a late log, and the state there: as after a row before its first."""
-        try:
-            return self.crossed(0, last, *[self.stand_in(0, state, False, sign).state for sign in (1, -1)])
-        except MtlrefError:
-            return last, state
-
     def crossed(self, at: int, last: int, *both: State) -> tuple[int, State]:
         """Return where, after rows that are not whole, judging can go on, and the state there; `last` if nowhere.
 
@@ -292,8 +285,8 @@ class Replay:
     def stand_in(self, at: int, state: State, here: bool, sign: int) -> Step:
         """Return the step on a row that is `here`, else on numbers from 1 to 2 in its place, or on 1 over these.
 
-        The tasks' are different, for equal ones may give what any equal ones do. What the log has of the row's
-        gradients is taken that many times, so that no step is longer than a run's.
+        The tasks' are different, for equal ones may give what any equal ones do. Gradients are those that the log has
+        there, of different lengths and none longer, so that the step is none that a run could not take.
         """
         if here:
             return taken(self.method, self.log, at, state)
@@ -301,7 +294,7 @@ class Replay:
         losses = np.power((K + 2.0 + np.arange(K)) / (K + 1), sign)
         known = gradients(self.log, at)
         jacobian = np.eye(K) if known is None or not np.isfinite(known).all() else known
-        return stepped(self.method, state, losses, losses[:, None] * jacobian, None)
+        return stepped(self.method, state, losses, losses[:, None] / np.max(losses) * jacobian, None)
 
 
 def states_of(before: State | list[State], chosen: NDArray[np.intp]) -> Any:

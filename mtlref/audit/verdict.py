@@ -217,7 +217,10 @@ def open_defects(
 
 def begins(method: Method, log: Log, defects: tuple[Defect, ...]) -> bool:
     """Return whether the log starts with the weights of the method with `defects`, or of a step of it."""
-    first = next((block for block in compared(variant(method, *defects), log) if len(block.rows)), None)
+    try:
+        first = next((block for block in compared(variant(method, *defects), log) if len(block.rows)), None)
+    except MtlrefError:
+        return False
     return first is not None and bool(first.agrees[0])
 
 

@@ -9,7 +9,7 @@ from mtlref.audit import judge, read_run, report, write_log
 from mtlref.audit.inference.beginning import farthest, initial_losses, seen_signs
 from mtlref.audit.replay import logged_weights
 from mtlref.cli import main
-from mtlref.notation import LogError
+from mtlref.notation import DomainError, LogError
 from tests.audit import loops
 
 STEPS, LATE = 240, 40
@@ -126,6 +126,16 @@ def test_what_a_late_log_does_not_show_is_said(tmp_path, capsys, given):
     assert (
         "the log begins at step 40, with weights that no run starts with: every step hangs" in capsys.readouterr().err
     )
+
+
+def test_small_gradients_are_judged_at_the_rate_that_suits_them(tmp_path):
+    """A row before the first is stood in for by gradients of the log's size: longer ones would end at GN-7."""
+    losses, norms, weights, lr = gradnorm(1)
+    path = saved(tmp_path / "run.csv", losses, weights, norms / 1000, LATE)
+    settings = {"alpha": 1.5, "initial_losses": losses[0].tolist()}
+    assert judged(path, "gradnorm", lr=1000 * lr, **settings)[1].passed
+    with pytest.raises(DomainError, match=r"GN-7 .* lr is too large for these gradient norms"):
+        judged(path, "gradnorm", infer=False, lr=1e8, **settings)
 
 
 def test_steps_that_are_numbered_from_anywhere_begin_with_the_first_weights(tmp_path):

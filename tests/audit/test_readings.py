@@ -53,7 +53,7 @@ def test_it_is_said_and_not_assumed(tmp_path, stem, infer):
     run, verdict = judged(path, stem, settings={} if infer else settings, infer=infer)
     [fit] = verdict.diagnosis.explanations
     assert (verdict.passed, fit.defects, fit.steps) == (False, (), STEPS - 2)
-    assert verdict.diagnosis.readings == ("after",)
+    assert (verdict.diagnosis.readings, verdict.open_defects) == (("after",), ())
     said = " ".join(report.text(run, verdict).split())
     assert "they were logged after its update, then say --after, or they are used a step early. So read they" in said
     assert report.plain(run, verdict)["diagnosis"]["readings"] == ["after"]
