@@ -105,6 +105,16 @@ def test_targets_of_equal_rates_can_be_met(tmp_path):
     assert "targets out of reach" not in names(mtlref.GradNorm(alpha=1.5), log)
 
 
+def test_targets_are_those_of_the_given_start(tmp_path):
+    """Constant losses: r is 1 against the first ones, and (8/5, 1/5, 6/5) against a start of a half, 4 and two thirds."""
+    _, norms, logged = run("gradnorm")
+    log = logged(tmp_path, np.ones((STEPS, 3)), losses=np.ones((STEPS, 3)))
+    assert "targets out of reach" not in names(mtlref.GradNorm(alpha=2.0), log)
+    given = mtlref.GradNorm(alpha=2.0, initial_losses=(0.5, 4.0, 2 / 3))
+    notice = next(n for n in notices(given, log) if n.name == "targets out of reach")
+    assert "miss them by 34.7% of their sum" in notice.text
+
+
 @pytest.mark.parametrize(("value", "fires"), [(0.0, True), (1e-9, True), (0.01, False)])
 def test_a_loss_that_reached_zero(tmp_path, value, fires):
     losses, _, logged = run("uncertainty")

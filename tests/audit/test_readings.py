@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -272,6 +273,6 @@ def test_every_row_has_the_weights_of_the_one_above(tmp_path, starts):
 def test_a_first_run_of_one_row_that_is_not_a_start_is_left_out(tmp_path):
     values = np.random.default_rng(0).uniform(0.5, 2, (6, 3))
     write_log(tmp_path / "run.csv", {"step": [5, 0, 1, 2, 3, 4], **loops.columns(values, values)})
-    log = a_row_later(DWA(), read_log(tmp_path / "run.csv"))
+    log = a_row_later(DWA(), replace(read_log(tmp_path / "run.csv"), late=True))
     assert (log.starts, log.late) == ((0,), False)
     np.testing.assert_array_equal(log.weights, np.vstack([np.ones((1, 3)), values[1:-1]]))
