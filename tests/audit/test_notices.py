@@ -106,7 +106,7 @@ def test_targets_of_equal_rates_can_be_met(tmp_path):
 
 
 def test_targets_are_those_of_the_given_start(tmp_path):
-    """Constant losses: r is 1 against the first ones, and (8/5, 1/5, 6/5) against a start of a half, 4 and two thirds."""
+    """Constant losses: r is 1 against the first ones, and (8, 1, 6)/5 against a start of a half, 4 and two thirds."""
     _, norms, logged = run("gradnorm")
     log = logged(tmp_path, np.ones((STEPS, 3)), losses=np.ones((STEPS, 3)))
     assert "targets out of reach" not in names(mtlref.GradNorm(alpha=2.0), log)
