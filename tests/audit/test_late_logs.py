@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mtlref.audit import judge, read_run, report, write_log
-from mtlref.audit.inference.beginning import farthest, initial_losses, seen_signs
+from mtlref.audit.inference.beginning import Shown, faces, farthest, initial_losses, seen_signs
 from mtlref.audit.replay import logged_weights
 from mtlref.cli import main
 from mtlref.notation import DomainError, LogError
@@ -186,19 +186,24 @@ def test_the_signs_are_those_of_the_loop_and_what_is_found_gives_them(tmp_path, 
 
     np.testing.assert_array_equal(signs, of(losses[0])[:-1])
     later = slice(1, -1)  # at the first step no sign hangs on L(0)
-    found, room = farthest(losses[later], G[later], signs[1:], alpha)
+    scale = losses.mean(axis=0)
+    y, room = farthest(faces(Shown(losses[later], G[later], signs[1:], np.ones(STEPS - 2, bool)), alpha, scale))
     assert room > 0
-    np.testing.assert_array_equal(of(found)[later], signs[1:])
+    np.testing.assert_array_equal(of(scale / y)[later], signs[1:])
 
 
 def test_two_signs_leave_the_middle_of_what_they_allow():
     """K = 2, α = 1, G = (1, 1), L = (1, x): r_1 < 1 as y_1 < x y_2. With x = 2 and ½: ½ < y_1 / y_2 < 2."""
-    losses, G = np.array([[1.0, 2.0], [1.0, 0.5]]), np.ones((2, 2))
-    found, room = farthest(losses, G, np.array([[1.0, -1.0], [-1.0, 1.0]]), 1.0)
+    losses, G, steps = np.array([[1.0, 2.0], [1.0, 0.5]]), np.ones((2, 2)), np.ones(2, bool)
+
+    def found(signs):
+        return farthest(faces(Shown(losses, G, np.array(signs), steps), 1.0, np.ones(2)))
+
+    y, room = found([[1.0, -1.0], [-1.0, 1.0]])
     assert room > 0
-    assert 0.5 < found[1] / found[0] < 2
-    assert farthest(losses, G, np.array([[-1.0, 1.0], [1.0, -1.0]]), 1.0)[1] < 0
-    assert farthest(losses, G, np.zeros((2, 2)), 1.0)[1] == 0
+    assert 0.5 < y[0] / y[1] < 2
+    assert found([[-1.0, 1.0], [1.0, -1.0]])[1] < 0
+    assert found([[0.0, 0.0], [0.0, 0.0]])[1] == 0
 
 
 @pytest.mark.parametrize("alpha", [0.01, 1.5])
@@ -223,6 +228,17 @@ def test_signs_that_the_digits_hide_are_not_read(tmp_path, form):
     seen = seen_signs(run.log, 6e-4, logged_weights(run.log), run.log.norms) != 0
     assert seen.any() == (form == "%.4f") and not seen.all()
     assert initial_losses(run.method, run.log) is None
+
+
+def test_what_the_first_rows_leave_open_later_ones_decide(tmp_path):
+    """Rates that part late: an L(0) of the first thousand rows alone gives wrong signs behind them."""
+    rng = np.random.default_rng(0)
+    rows = 12_000
+    speed = (1 + np.arange(rows)[:, None] / 2000) ** -rng.uniform(0.2, 1, 4)
+    losses, norms = np.exp(rng.normal(0, 0.1, (rows, 4))) * speed, rng.uniform(0.5, 2, (rows, 4))
+    weights = loops.gradnorm(losses, norms, 1.5, loops.Descent(1e-4))
+    path = saved(tmp_path / "run.csv", losses, weights, norms, 300)
+    assert judged(path, "gradnorm", alpha=1.5, lr=1e-4)[1].passed
 
 
 def test_a_step_that_two_patterns_of_signs_give_shows_none(tmp_path):

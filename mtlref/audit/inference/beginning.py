@@ -5,19 +5,22 @@ c > 0, w_i − η ∂_i = c w_i(t+1) for all tasks at once (GN-7). Now with y = 
 
     G_i > Ḡ r_i^α  ⇔  (G_i/Ḡ)^{1/α} (1/K) Σ_j L_j y_j > L_i y_i    (GN-3, GN-4),    which is linear in y.
 
-So what is possible is a cone, and the y in it that is farthest from all its faces is found by linear programming.
-Only the ratios of L(0) count. Where a rate is upside down, −α for α, the inequality is turned.
+So what is possible is a cone, and the y in it that is farthest from all its faces is found by linear programming:
+from the faces of the first rows, then with those of later rows that it lies beyond. Only the ratios of L(0) count. Where a rate is upside down, −α for α, the inequality is turned.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mtlref.audit.inference.family import SEARCHED, beginning, finite_rows, off
-from mtlref.audit.readers import Log
-from mtlref.audit.replay import logged_weights
+from mtlref.audit.readers import Log, part
+from mtlref.audit.replay import logged_weights, numbers_of
+from mtlref.audit.spool import spans
 from mtlref.methods import GradNorm
 from mtlref.notation import Array
 from mtlref.optimisers import SGD
@@ -28,6 +31,15 @@ DIGITS = 6
 SEEN = 0.9
 """The share of the signs that must be seen: what the digits hide of the others adds up."""
 
+ROUNDS = 24
+"""How often faces are looked for that lie beyond what was found."""
+
+ADDED = 64
+"""How many of a block of rows are added at once."""
+
+ROUNDING = 1e-12
+"""By how much a face may be missed."""
+
 LEAST = 1e-9
 """The share that 1/L(0) of a task has at least, beside those of all."""
 
@@ -35,30 +47,72 @@ LEAST = 1e-9
 def initial_losses(method: GradNorm, log: Log) -> tuple[tuple[float, ...], int] | None:
     """Return an L(0), up to a common factor, and how many signs it is from; None where the log does not show it.
 
-    A rate that is a K-th, or upside down, is a known defect, and looked for as well. Where no signs give most of the
-    steps, any L(0) will do: it is the first row's losses.
+    A rate that is a K-th, or upside down, is a known defect, and looked for as well, on the first rows. Where no
+    signs give most of their steps, any L(0) will do: it is the first row's losses.
     """
     if not isinstance(method.rule, SGD) or method.alpha == 0:
         return None
     small = beginning(log, SEARCHED)
-    L, w, n = small.losses, logged_weights(small), small.norms
-    assert n is not None
-    K, whole = L.shape[1], finite_rows(L, w, n) & np.all(L > 0, axis=1)
-    whole = whole[:-1] & whole[1:]
-    L, G = L[:-1][whole], np.abs(w * n)[:-1][whole]
-    read = [seen_signs(small, rate, w, n)[whole] for rate in (method.rule.lr, method.rule.lr / K)]
-    signs = max(read, key=lambda one: np.count_nonzero(np.isfinite(one)))
-    steps = np.isfinite(signs).all(axis=1)
-    if not len(L) or 2 * np.count_nonzero(steps) < len(steps):
+    rates = method.rule.lr, method.rule.lr / len(log.tasks)
+    read = [Shown.of(small, rate) for rate in rates]
+    rate, shown = max(zip(rates, read, strict=True), key=lambda one: np.count_nonzero(one[1].steps))
+    if 2 * np.count_nonzero(shown.steps) <= len(shown.steps):
         return tuple(np.asarray(small.losses[0]).tolist()), 0
-    if np.count_nonzero(signs[steps]) <= SEEN * signs[steps].size:
+    signs = shown.signs[shown.steps]
+    if np.count_nonzero(signs) <= SEEN * signs.size:
         return None
-    tried = [farthest(L[steps], G[steps], signs[steps], alpha) for alpha in (method.alpha, -method.alpha)]
-    found, room = tried[0] if tried[0][1] > 0 else max(tried, key=lambda one: one[1])
-    found *= np.mean(L[0] / found)
-    rounded = np.array([float(f"{x:.{DIGITS}g}") for x in found])
-    L_0 = rounded if room > 10.0 ** (2 - DIGITS) else found
-    return tuple(L_0.tolist()), int(np.count_nonzero(signs[steps]))
+    scale = np.median(shown.L, axis=0)
+    tried = [(alpha, faces(shown, alpha, scale)) for alpha in (method.alpha, -method.alpha)]
+    alpha, found = tried[0] if farthest(tried[0][1])[1] > 0 else max(tried, key=lambda one: farthest(one[1])[1])
+    y, room, count = narrowed(log, rate, alpha, scale, found)
+    L_0 = scale / y
+    L_0 *= np.mean(shown.L[0] / L_0)
+    rounded = np.array([float(f"{x:.{DIGITS}g}") for x in L_0])
+    return tuple((rounded if room > 10.0 ** (2 - DIGITS) else L_0).tolist()), count
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What whole rows of a log show: `L`, `G` and `signs` (N, K), 0 where the digits hide one.
+
+    `steps` (N,): which rows' steps are those of any signs.
+    """
+
+    L: Array
+    G: Array
+    signs: Array
+    steps: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, log: Log, rate: float) -> Shown:
+        """Return what the rows of a log in memory show at a rate."""
+        L, w, n = np.asarray(log.losses), np.asarray(logged_weights(log)), np.asarray(log.norms)
+        whole = finite_rows(L, w, n) & np.all(L > 0, axis=1)
+        whole = whole[:-1] & whole[1:]
+        signs = seen_signs(log, rate, w, n)[whole]
+        steps = np.isfinite(signs).all(axis=1)
+        return cls(L[:-1][whole], np.abs(w * n)[:-1][whole], np.nan_to_num(signs), steps)
+
+
+def narrowed(log: Log, rate: float, alpha: float, scale: Array, found: Array) -> tuple[Array, float, int]:
+    """Return scale ∘ y, its room, and how many signs the log shows, to the end of its first run.
+
+    Faces that it lies beyond are added to those that are `found`, the farthest of each block, until there are none.
+    """
+    end = (*log.starts, len(log.rows))[1]
+    for _ in range(ROUNDS):
+        (y, room), beyond, count = farthest(found), list[Array](), 0
+        for span in spans(end, reading=numbers_of(log)):
+            shown = Shown.of(part(log, span.start, min(span.stop + 1, end)), rate)
+            here = faces(shown, alpha, scale)
+            off, count = here @ y, count + np.count_nonzero(shown.signs)
+            worst = np.argsort(off)[:ADDED]
+            beyond.append(here[worst[off[worst] < -ROUNDING]])
+        added = np.concatenate(beyond)
+        if room < 0 or not len(added):
+            break
+        found = np.concatenate([found, added])
+    return y, room, int(count)
 
 
 def seen_signs(log: Log, lr: float, w: Array, n: Array) -> Array:
@@ -85,24 +139,32 @@ def seen_signs(log: Log, lr: float, w: Array, n: Array) -> Array:
     return np.where(near.any(axis=0)[:, None], shown, np.nan)
 
 
-def farthest(L: Array, G: Array, signs: Array, alpha: float) -> tuple[Array, float]:
-    """Return L(0) (K,) whose inverse is farthest inside the cone of the signs (N, K), and by which share.
+def faces(shown: Shown, alpha: float, scale: Array) -> Array:
+    """Return the faces (M, K) of the cone that signs allow: scale ∘ y is inside where all face · (scale ∘ y) > 0.
 
-    The share is below 0 where the cone is empty. `alpha` is not 0. A face beyond float64 is left out.
+    They have the length 1, as sums of sizes. `alpha` is not 0. A face beyond float64 is left out.
+    """
+    L, G, K = shown.L, shown.G, shown.L.shape[1]
+    with np.errstate(all="ignore"):
+        reach = (G / G.mean(axis=1, keepdims=True)) ** (1 / alpha)
+        found = reach[:, :, None] * L[:, None, :] / K - np.eye(K) * L[:, None, :]
+        found = (np.sign(alpha) * shown.signs[:, :, None] * found)[shown.signs != 0] / scale
+        found /= np.sum(np.abs(found), axis=1, keepdims=True)
+    return np.asarray(found[np.isfinite(found).all(axis=1)])
+
+
+def farthest(found: Array) -> tuple[Array, float]:
+    """Return the point (K,), of sum 1, that is farthest inside all faces, and by how much.
+
+    That is below 0 where the cone is empty.
     """
     from scipy.optimize import linprog
 
-    K, scale = L.shape[1], np.median(L, axis=0)
-    with np.errstate(all="ignore"):
-        reach = (G / G.mean(axis=1, keepdims=True)) ** (1 / alpha)
-        faces = reach[:, :, None] * L[:, None, :] / K - np.eye(K) * L[:, None, :]
-        faces = (np.sign(alpha) * signs[:, :, None] * faces)[signs != 0] / scale
-        faces /= np.sum(np.abs(faces), axis=1, keepdims=True)
-    faces = faces[np.isfinite(faces).all(axis=1)]
-    if not len(faces):
-        return scale, 0.0
-    system = np.column_stack([-faces, np.ones(len(faces))])  # room ≤ face · y for every face
+    K = found.shape[1]
+    if not len(found):
+        return np.full(K, 1 / K), 0.0
+    system = np.column_stack([-found, np.ones(len(found))])  # room ≤ face · y for every face
     goal, shares = np.append(np.zeros(K), -1.0), np.append(np.ones(K), 0.0)[None]
     bounds = [(LEAST, None)] * K + [(None, None)]
-    found = linprog(goal, system, np.zeros(len(faces)), shares, np.ones(1), bounds).x
-    return scale / found[:K], float(found[K])
+    best = linprog(goal, system, np.zeros(len(found)), shares, np.ones(1), bounds).x
+    return np.asarray(best[:K]), float(best[K])
