@@ -6,7 +6,8 @@ c > 0, w_i − η ∂_i = c w_i(t+1) for all tasks at once (GN-7). Now with y = 
     G_i > Ḡ r_i^α  ⇔  (G_i/Ḡ)^{1/α} (1/K) Σ_j L_j y_j > L_i y_i    (GN-3, GN-4),    which is linear in y.
 
 So what is possible is a cone, and the y in it that is farthest from all its faces is found by linear programming:
-from the faces of the first rows, then with those of later rows that it lies beyond. Only the ratios of L(0) count. Where a rate is upside down, −α for α, the inequality is turned.
+from the faces of the first rows, then with those of later rows that it lies beyond. Only the ratios of L(0) count.
+Where a rate is upside down, −α for α, the inequality is turned.
 """
 
 from __future__ import annotations
