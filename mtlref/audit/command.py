@@ -14,6 +14,7 @@ from typing import Any
 
 from mtlref.audit import batch
 from mtlref.audit.readers import DEFAULTS
+from mtlref.audit.readings import READINGS
 from mtlref.audit.run import located
 from mtlref.methods import METHODS
 from mtlref.notation import LogError
@@ -60,10 +61,6 @@ def _count(text: str) -> int:
     return int(text)
 
 
-SAID = ("consecutive", "after", "weighted_losses", "weighted_norms")
-"""What is said of a log by a word alone."""
-
-
 def audit(arguments: argparse.Namespace) -> int:
     """Carry out `mtlref audit`."""
     if arguments.inspect:
@@ -81,7 +78,7 @@ def options(arguments: argparse.Namespace) -> dict[str, Any]:
 
     given: dict[str, Any] = {} if arguments.map is None else read_map(arguments.map)
     given |= {kind: getattr(arguments, kind) for kind in DEFAULTS if getattr(arguments, kind) is not None}
-    given |= {name: True for name in SAID if getattr(arguments, name)}
+    given |= {name: True for name in ("consecutive", *READINGS) if getattr(arguments, name)}
     return given | {
         "method": arguments.method,
         "settings": parse(arguments.set),

@@ -71,24 +71,24 @@ def a_row_later(method: Method, log: Log) -> Log:
 
 def losses_alone(_: Method, log: Log) -> Log:
     """Return the log of w_i L_i as one of L_i."""
-    return over_weights(log, "losses", log.losses)
+    return over_weights(log, "losses", log.losses, np.positive)
 
 
 def norms_alone(method: Method, log: Log) -> Log:
     """Return the log of |w_i| n_i as one of n_i. Errors: LogError for a method that reads no norms."""
     if method.reads != "norms" or log.norms is None:
         raise LogError(f"{log.source}: {method.title} reads no norms", argument="weighted_norms")
-    return over_weights(log, "norms", log.norms)
+    return over_weights(log, "norms", log.norms, np.absolute)
 
 
-def over_weights(log: Log, kind: str, values: Array) -> Log:
-    """Return the log with numbers of a kind divided by the size of the row's weights, and what they may be off by."""
+def over_weights(log: Log, kind: str, values: Array, of: np.ufunc) -> Log:
+    """Return the log with numbers of a kind over the weights, or `of` these, and what the quotients may be off by."""
     spool, weights, least = Spool((len(log.tasks),)), logged_weights(log), 1.0
     for span in spans(len(values), reading=[values, weights]):
-        w = np.abs(np.asarray(weights[span]))
-        w[~(w >= SMALL)] = np.nan
-        least = min(least, float(np.min(w, where=w >= SMALL, initial=1.0)))
-        spool.append(np.asarray(values[span]) / w)
+        w = np.asarray(weights[span])
+        enough = np.abs(w) >= SMALL
+        least = min(least, float(np.min(np.abs(w), where=enough, initial=1.0)))
+        spool.append(np.asarray(values[span]) / np.where(enough, of(w), np.nan))
     known, of_w = log.precision[kind], log.precision["weights"]
     share = known.share + of_w.share + of_w.absolute / least
     off = Precision(share, known.absolute / least, f"{known.words} times their weights")
@@ -102,7 +102,7 @@ READINGS: Mapping[str, Callable[[Method, Log], Log]] = {
 }
 """The readings by their names, in the order in which they are made."""
 
-SAID = {
+WORDS = {
     "after": "a row's weights were logged after its update, and are taken to be in use at the next",
     "weighted_losses": "the losses were logged times their weights, and are divided by these",
     "weighted_norms": "the norms were logged times their weights, and are divided by these",

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mtlref.audit.compare import begins_late, compared
 from mtlref.audit.readers import LARGEST_STEP, Given, Log, part, read_log
-from mtlref.audit.readings import READINGS, SAID, possible, read
+from mtlref.audit.readings import READINGS, WORDS, possible, read
 from mtlref.audit.side import read_settings
 from mtlref.audit.spool import Spool, let_go
 from mtlref.audit.steps import near
@@ -187,11 +187,11 @@ def begun(log: Log, built: Method, given: Mapping[str, Any]) -> tuple[Log, Mappi
     found = initial_losses(built, log)
     if found is None:
         return log, given
-    L_0, signs = found
-    note = f"L(0) is not in the log: one that gives {signs} signs of the steps (GN-6) is taken; only its ratios count"
-    if not signs:
-        note = "L(0) is not in the log, and with this lr no signs give the steps (GN-6), whatever it is"
-    return replace(log, notes=(*log.notes, note)), {**given, "initial_losses": list(L_0)}
+    L_0, words = found
+    return replace(log, notes=(*log.notes, f"L(0) is not in the log: {words}")), {
+        **given,
+        "initial_losses": list(L_0),
+    }
 
 
 def readable(log: Log, method: Method) -> Log:
@@ -213,7 +213,7 @@ def readable(log: Log, method: Method) -> Log:
         )
     log = by_epoch(log) if method.cadence == "epoch" and log.epochs is not None else log
     if log.readings:
-        log = replace(read(method, log, log.readings), notes=(*log.notes, *[SAID[name] for name in log.readings]))
+        log = replace(read(method, log, log.readings), notes=(*log.notes, *[WORDS[name] for name in log.readings]))
     if not begins_late(method, log):
         return replace(log, late=False)
     at = f"{method.cadence} {log.rows[0]} (line {log.lines[0]})"

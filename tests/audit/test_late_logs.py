@@ -91,14 +91,17 @@ def test_the_defects_of_a_late_run_are_named(tmp_path, alpha, share, names):
     """A rate upside down, a K-th of the slope, and both, as in gradnorm-pytorch."""
     losses, norms, weights, lr = gradnorm(5, alpha)
     path = saved(tmp_path / "run.csv", losses, weights, norms, LATE)
-    verdict = judged(path, "gradnorm", alpha=1.5, lr=share * lr)[1]
+    run, verdict = judged(path, "gradnorm", alpha=1.5, lr=share * lr)
+    assert ("with the rate upside down" in run.log.notes[-1]) == (alpha < 0)
     assert ["".join(defect.name[0] for defect in fit.defects) for fit in verdict.diagnosis.explanations] == [names]
 
 
 def test_another_strength_has_no_start_that_makes_it_right(tmp_path):
     losses, norms, weights, lr = gradnorm(2)
     path = saved(tmp_path / "run.csv", losses, weights, norms, LATE)
-    assert judged(path, "gradnorm", alpha=0.5, lr=lr)[1].departures > 10
+    run, verdict = judged(path, "gradnorm", alpha=0.5, lr=lr)
+    assert verdict.departures > 10
+    assert "none gives all " in run.log.notes[-1]
 
 
 def test_a_rate_that_gives_no_step_is_a_departure_whatever_the_start(tmp_path):
@@ -106,7 +109,7 @@ def test_a_rate_that_gives_no_step_is_a_departure_whatever_the_start(tmp_path):
     path = saved(tmp_path / "run.csv", losses, weights, norms, LATE)
     run, verdict = judged(path, "gradnorm", alpha=1.5, lr=1.7 * lr)
     assert verdict.departures > 0.9 * verdict.steps
-    assert "with this lr no signs give the steps (GN-6), whatever it is" in run.log.notes[-1]
+    assert "whatever it is, no signs give the steps with this lr (GN-6)" in run.log.notes[-1]
 
 
 def test_one_wrong_step_of_a_late_log_is_found_where_it_is(tmp_path):

@@ -168,6 +168,19 @@ def test_what_was_logged_times_its_weights_is_told(tmp_path, names):
     assert judged(path, "gradnorm", settings=settings, **dict.fromkeys(names, True))[1].passed
 
 
+@pytest.mark.parametrize("names", WEIGHTED[:3])
+def test_a_negative_weight_turns_the_sign_of_a_loss_and_not_of_a_norm(tmp_path, names):
+    losses, norms = loops.falling(np.random.default_rng(3), STEPS, 3)
+    weights = loops.gradnorm(losses, norms, 1.5, loops.Descent(0.03))
+    assert weights.min() < -0.1
+    shown = [weights * losses if names[0] == "weighted_losses" else losses, weights]
+    shown.append(np.abs(weights) * norms if names[-1] == "weighted_norms" else norms)
+    write_log(tmp_path / "run.csv", loops.columns(*shown))
+    options = dict.fromkeys(names, True)
+    verdict = judged(str(tmp_path / "run.csv"), "gradnorm", settings={"alpha": 1.5, "lr": 0.03}, **options)[1]
+    assert verdict.passed
+
+
 @pytest.mark.parametrize("form", ["%.4f", "%.5g", "%.6f"])
 @pytest.mark.parametrize("names", WEIGHTED[:3])
 def test_so_it_is_behind_printed_digits(tmp_path, names, form):

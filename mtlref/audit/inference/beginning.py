@@ -45,8 +45,8 @@ LEAST = 1e-9
 """The share that 1/L(0) of a task has at least, beside those of all."""
 
 
-def initial_losses(method: GradNorm, log: Log) -> tuple[tuple[float, ...], int] | None:
-    """Return an L(0), up to a common factor, and how many signs it is from; None where the log does not show it.
+def initial_losses(method: GradNorm, log: Log) -> tuple[tuple[float, ...], str] | None:
+    """Return an L(0), up to a common factor, and what it is, in words; None where the log does not show it.
 
     A rate that is a K-th, or upside down, is a known defect, and looked for as well, on the first rows. Where no
     signs give most of their steps, any L(0) will do: it is the first row's losses.
@@ -58,18 +58,28 @@ def initial_losses(method: GradNorm, log: Log) -> tuple[tuple[float, ...], int] 
     read = [Shown.of(small, rate) for rate in rates]
     rate, shown = max(zip(rates, read, strict=True), key=lambda one: np.count_nonzero(one[1].steps))
     if 2 * np.count_nonzero(shown.steps) <= len(shown.steps):
-        return tuple(np.asarray(small.losses[0]).tolist()), 0
+        any_will_do: tuple[float, ...] = tuple(np.asarray(small.losses[0]).tolist())
+        return any_will_do, "whatever it is, no signs give the steps with this lr (GN-6)"
     signs = shown.signs[shown.steps]
     if np.count_nonzero(signs) <= SEEN * signs.size:
         return None
     scale = np.median(shown.L, axis=0)
     tried = [(alpha, faces(shown, alpha, scale)) for alpha in (method.alpha, -method.alpha)]
-    alpha, found = tried[0] if farthest(tried[0][1])[1] > 0 else max(tried, key=lambda one: farthest(one[1])[1])
-    y, room, count = narrowed(log, rate, alpha, scale, found)
-    L_0 = scale / y
+    upright, turned = [farthest(found)[1] for _, found in tried]
+    alpha, found = tried[upright <= 0 and turned > upright]
+    z, room, count = narrowed(log, rate, alpha, scale, found)
+    L_0 = scale / z
     L_0 *= np.mean(shown.L[0] / L_0)
     rounded = np.array([float(f"{x:.{DIGITS}g}") for x in L_0])
-    return tuple((rounded if room > 10.0 ** (2 - DIGITS) else L_0).tolist()), count
+    return tuple((rounded if room > 10.0 ** (2 - DIGITS) else L_0).tolist()), worded(room, count, alpha < 0)
+
+
+def worded(room: float, count: int, turned: bool) -> str:
+    """Return what an L(0) is that was found from so many signs; `turned`: with the rate upside down."""
+    turn = " with the rate upside down" * turned
+    if room < -ROUNDING:
+        return f"none gives all {count} signs that the steps show (GN-6), and one that comes near{turn} is taken"
+    return f"one that gives the {count} signs that the steps show{turn} (GN-6) is taken; only its ratios count"
 
 
 @dataclass(frozen=True)
@@ -96,24 +106,26 @@ class Shown:
 
 
 def narrowed(log: Log, rate: float, alpha: float, scale: Array, found: Array) -> tuple[Array, float, int]:
-    """Return scale ∘ y, its room, and how many signs the log shows, to the end of its first run.
+    """Return z = scale ∘ y, its room, and how many signs the log shows, to the end of its first run.
 
     Faces that it lies beyond are added to those that are `found`, the farthest of each block, until there are none.
     """
     end = (*log.starts, len(log.rows))[1]
     for _ in range(ROUNDS):
-        (y, room), beyond, count = farthest(found), list[Array](), 0
+        (z, room), beyond, count = farthest(found), list[Array](), 0
+        empty = room < 0
         for span in spans(end, reading=numbers_of(log)):
             shown = Shown.of(part(log, span.start, min(span.stop + 1, end)), rate)
             here = faces(shown, alpha, scale)
-            off, count = here @ y, count + np.count_nonzero(shown.signs)
-            worst = np.argsort(off)[:ADDED]
-            beyond.append(here[worst[off[worst] < -ROUNDING]])
+            below, count = here @ z, count + np.count_nonzero(shown.signs)
+            room = min(room, float(np.min(below, initial=room)))
+            worst = np.argsort(below)[:ADDED]
+            beyond.append(here[worst[below[worst] < -ROUNDING]])
         added = np.concatenate(beyond)
-        if room < 0 or not len(added):
+        if empty or not len(added):
             break
         found = np.concatenate([found, added])
-    return y, room, int(count)
+    return z, room, int(count)
 
 
 def seen_signs(log: Log, lr: float, w: Array, n: Array) -> Array:
@@ -141,7 +153,7 @@ def seen_signs(log: Log, lr: float, w: Array, n: Array) -> Array:
 
 
 def faces(shown: Shown, alpha: float, scale: Array) -> Array:
-    """Return the faces (M, K) of the cone that signs allow: scale ∘ y is inside where all face · (scale ∘ y) > 0.
+    """Return the faces (M, K) of the cone that signs allow: z = scale ∘ y is inside where all face · z > 0.
 
     They have the length 1, as sums of sizes. `alpha` is not 0. A face beyond float64 is left out.
     """
@@ -155,7 +167,7 @@ def faces(shown: Shown, alpha: float, scale: Array) -> Array:
 
 
 def farthest(found: Array) -> tuple[Array, float]:
-    """Return the point (K,), of sum 1, that is farthest inside all faces, and by how much.
+    """Return the z (K,), of sum 1, that is farthest inside all faces, and by how much.
 
     That is below 0 where the cone is empty.
     """
@@ -164,7 +176,7 @@ def farthest(found: Array) -> tuple[Array, float]:
     K = found.shape[1]
     if not len(found):
         return np.full(K, 1 / K), 0.0
-    system = np.column_stack([-found, np.ones(len(found))])  # room ≤ face · y for every face
+    system = np.column_stack([-found, np.ones(len(found))])  # room ≤ face · z for every face
     goal, shares = np.append(np.zeros(K), -1.0), np.append(np.ones(K), 0.0)[None]
     bounds = [(LEAST, None)] * K + [(None, None)]
     best = linprog(goal, system, np.zeros(len(found)), shares, np.ones(1), bounds).x
