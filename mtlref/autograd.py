@@ -1,4 +1,4 @@
-"""Reverse mode for K losses at once: one sweep of the tape (`tape`) by the table of derivatives (`rules`).
+"""Reverse mode for K losses at once: a sweep of the `tape` by the table of derivatives (`rules`), with `cotangents`.
 
 A computation on tensors records, for every value, the primitive that made it and its parents. To differentiate, the
 recording is swept from the losses back to the parameters (`jacobian`, AD-1): each node turns its own cotangent
@@ -25,11 +25,21 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy import ndarray
 from numpy.typing import ArrayLike
 
+from mtlref.cotangents import (
+    Sent,
+    accumulate,
+    from_slices,
+    in_full,
+    kept_apart,
+    known_finite,
+    ones,
+    unbroadcast,
+    unstack,
+)
 from mtlref.notation import ALARM, Array, MtlrefError, ShapeError, count, finite
-from mtlref.rules import RULES, keeps_apart, matmul_right
+from mtlref.rules import RULES, matmul_right
 from mtlref.tape import (
     MissingRuleError,
     Operand,
@@ -42,7 +52,6 @@ from mtlref.tape import (
     log,
     logsumexp,
     matmul,
-    not_finite,
     parameter,
     parameters_of,
     pick,
@@ -87,12 +96,10 @@ __all__ = [
 
 Losses = Sequence[Tensor] | Tensor
 """K scalars, or one vector (K,)."""
-Sent = tuple[tuple[int, ...], Array]
-"""What one use of a node sends it: tasks, in order, and a row of cotangents for each."""
 BLOCK = 2**17
 """Numbers, 1 MiB: so many cotangents of a layer the sweep carries at once, so that they stay in the cache."""
 
-NUMBER, FIRST = operator.attrgetter("number"), operator.itemgetter(0)
+NUMBER = operator.attrgetter("number")
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,19 +122,23 @@ def columns(shapes: Sequence[tuple[int, ...]]) -> list[slice]:
     return list(map(slice, ends[:-1], ends[1:]))
 
 
-def jacobian(losses: Losses, parameters: Sequence[Tensor], chunk: int | None = None) -> Jacobian:
+def jacobian(
+    losses: Losses, parameters: Sequence[Tensor], chunk: int | None = None, out: Array | None = None
+) -> Jacobian:
     """AD-1: x̄ = Σ_z z̄ ∂z/∂x, from the losses, where L̄_i = 1, back to the parameters.
 
     `losses`: K scalars, or one vector (K,). The columns are the parameters raveled in C order, one after another; any
     tensor with a parameter behind it will do as one. A loss that does not depend on a parameter has an exact zero
     there. The tasks are swept in blocks of `chunk`, by default as many as 1 MiB holds of the largest cotangent: that
-    bounds the memory, and changes no bit of the result.
-    Errors: ShapeError (a loss that is not a real scalar), MtlrefError, NonFiniteError (primitive and task).
+    bounds the memory, and changes no bit of the result. `out`: a matrix to write into, such as that of a result that
+    is no longer needed; after an error its entries mean nothing.
+    Errors: ShapeError (a loss that is not a real scalar, an `out` that does not fit), MtlrefError, NonFiniteError
+    (primitive and task).
     """
     K = check(losses, parameters)
     shapes = tuple([x.value.shape for x in parameters])
     places = dict(zip(parameters, columns(shapes), strict=True))
-    matrix = np.empty((K, sum([x.value.size for x in parameters])))
+    matrix = room(out, (K, sum([x.value.size for x in parameters])))
     nodes = between([losses] if isinstance(losses, Tensor) else losses, places)
     for x in set(places).difference(nodes):
         matrix[:, places[x]] = 0.0
@@ -135,16 +146,37 @@ def jacobian(losses: Losses, parameters: Sequence[Tensor], chunk: int | None = N
     size = max(1, BLOCK // largest(nodes, apart)) if chunk is None else count("chunk", chunk)
     for first in range(0, K, size):
         block = range(K)[first : first + size]
-        targets = {x: matrix[first : block.stop, place] for x, place in places.items()}
+        rows = matrix[first : block.stop]
+        targets = {x: rows[:, place] for x, place in places.items()}
         try:  # the sweep is linear: what is not finite stays so, down to the matrix, which alone is looked at
-            ALARM.copy().run(sweep, losses, block, nodes, apart, targets)
-            if finite(matrix[first : block.stop]):
+            known = ALARM.copy().run(sweep, losses, block, nodes, apart, targets)
+            if finite_beside(rows, [places[x] for x in known]):
                 continue
         except FloatingPointError:
             pass
         with np.errstate(all="ignore"):
             sweep(losses, block, nodes, apart, targets, look=True)
     return Jacobian(matrix, shapes)
+
+
+def room(out: Array | None, shape: tuple[int, int]) -> Array:
+    """Return `out`, or a new matrix. Errors: ShapeError unless `out` is a float64 matrix (K, D) to be filled."""
+    if out is None:
+        return np.empty(shape)
+    if not isinstance(out, np.ndarray) or out.dtype != np.float64 or out.shape != shape:
+        found = f"{out.dtype}, {out.shape}" if isinstance(out, np.ndarray) else repr(out)
+        raise ShapeError(f"out must be a matrix of float64, {shape}; it is {found}", argument="out", value=out)
+    if not (out.flags.c_contiguous and out.flags.writeable):
+        raise ShapeError("out must be writable, and its rows one after another in memory", argument="out", value=out)
+    return np.asarray(out)
+
+
+def finite_beside(rows: Array, known: Sequence[slice]) -> bool:
+    """Say whether all gradients are finite; those in the `known` columns are."""
+    if not known:
+        return finite(rows)
+    edges = [0, *itertools.chain(*sorted([(place.start, place.stop) for place in known])), rows.shape[1]]
+    return all([np.isfinite(rows[:, i:j]).all() for i, j in zip(edges[::2], edges[1::2], strict=True) if i < j])
 
 
 def largest(nodes: Sequence[Tensor], apart: Collection[Tensor]) -> int:
@@ -160,13 +192,14 @@ def sweep(
     apart: Collection[Tensor],
     targets: dict[Tensor, Array],
     look: bool = False,
-) -> None:
+) -> list[Tensor]:
     """Write the gradients of a block of the losses into `targets`: for each parameter (len(block), its size).
 
+    Returned are the parameters whose gradients are known to be finite.
     Errors, where every step is to be looked at: NonFiniteError (primitive and task).
     """
     sent: dict[Tensor, list[Sent]] = {x: [] for x in nodes}
-    placed: set[Tensor] = set()
+    placed: dict[Tensor, bool] = {}
     way = Way(apart, targets, look, sent, placed)
     for loss, tasks, c in starts(losses, block, apart):
         sent.get(loss, []).append((tasks, c))
@@ -176,26 +209,30 @@ def sweep(
             tasks, c = uses[0] if len(uses) == 1 else accumulate(uses, look)
             if node in targets and (node not in placed or len(uses) > 1):
                 place(targets[node], block, tasks, in_full(c, tasks, node) if node in apart else c)
+                placed[node] = False
             if node.op == "stack":
                 unstack(node, tasks, c, apart, sent)
             elif node.parents:
                 send_back(node, tasks, c, way)
         elif node in targets:
             targets[node].fill(0.0)
+            placed[node] = True
+    return [x for x, known in placed.items() if known]
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
     """The way back of a block of tasks: what was sent to the nodes that are still to come, and where gradients go.
 
-    `targets`: for each parameter its columns of the matrix; `placed`: those whose columns were written at once.
+    `targets`: for each parameter its columns of the matrix; `placed`: those that are written, and whether they are
+    known to be finite.
     """
 
     apart: Collection[Tensor]
     targets: dict[Tensor, Array]
     look: bool
     sent: dict[Tensor, list[Sent]]
-    placed: set[Tensor]
+    placed: dict[Tensor, bool]
 
 
 def send_back(node: Tensor, tasks: tuple[int, ...], c: Array, way: Way) -> None:
@@ -209,7 +246,7 @@ def send_back(node: Tensor, tasks: tuple[int, ...], c: Array, way: Way) -> None:
             rows = from_slices(partial, c, node, x, tasks, apart)
         elif partial is matmul_right and not waiting and x.value.ndim == 2 and len(targets.get(x, ())) == len(tasks):
             rows = matmul_right(c, value, *given, out=targets[x].reshape(len(tasks), *x.value.shape))
-            way.placed.add(x)
+            way.placed[x] = known_by_norms(given[0], c, rows)
         else:
             rows = partial(c, value, *given)
             if rows.shape[1:] != x.value.shape:
@@ -217,6 +254,14 @@ def send_back(node: Tensor, tasks: tuple[int, ...], c: Array, way: Way) -> None:
         if way.look:
             known_finite(rows, tasks, node.op)
         waiting.append((tasks, rows))
+
+
+def known_by_norms(x: Array, c: Array, rows: Array) -> bool:
+    """Say whether the rows Xᵀ Z̄ (AD-7) are finite by |Σ_b x_b z̄_b| ≤ ‖x‖ ‖z̄‖, the inequality of Cauchy and Schwarz.
+
+    It is asked where the rows are more than the cotangents, and than the cache keeps until they would be looked at.
+    """
+    return rows.size >= BLOCK and rows.size > c.size and math.isfinite(float(np.vdot(x, x)) * float(np.vdot(c, c)))
 
 
 def starts(
@@ -246,11 +291,15 @@ def value_and_jacobian(
     function: Callable[[tuple[Tensor, ...]], Losses],
     parameters: Sequence[ArrayLike],
     chunk: int | None = None,
+    out: Array | None = None,
 ) -> tuple[Array, Jacobian]:
-    """Return the K losses that `function` makes of the parameters' tensors, (K,), and their Jacobian."""
+    """Return the K losses that `function` makes of the parameters' tensors, (K,), and their Jacobian.
+
+    `chunk` and `out` are those of `jacobian`.
+    """
     leaves = parameters_of(parameters)
     losses = function(leaves)
-    result = jacobian(losses, leaves, chunk)
+    result = jacobian(losses, leaves, chunk, out)
     values = losses.value.copy() if isinstance(losses, Tensor) else np.array([loss.value for loss in losses])
     return values, result
 
@@ -295,111 +344,3 @@ def between(losses: Sequence[Tensor], parameters: dict[Tensor, slice]) -> list[T
         if not leads.isdisjoint(node.parents):
             leads.add(node)
     return [node for node in nodes if node in leads]
-
-
-def accumulate(sent: list[Sent], look: bool) -> Sent:
-    """AD-2: x̄ = Σ (what each use of x sends back), task by task: the tasks in order, and a row for each."""
-    parts = sorted(sent, key=FIRST)
-    if all([one[0][-1] < other[0][0] for one, other in itertools.pairwise(parts)]):
-        return tuple([task for part in parts for task in part[0]]), np.concatenate([part[1] for part in parts])
-    tasks = tuple(sorted({task for part in sent for task in part[0]}))
-    rows = np.full((len(tasks), *sent[0][1].shape[1:]), -0.0)  # −0 + x is x, to the sign of a zero
-    for some, part in sent:
-        first = tasks.index(some[0])
-        block = slice(first, first + len(some))
-        rows[block if tasks[block] == some else [tasks.index(task) for task in some]] += part
-    if look:
-        known_finite(rows, tasks, "a shared node")
-    return tasks, rows
-
-
-def known_finite(rows: Array, tasks: tuple[int, ...], op: str) -> None:
-    """Raise NonFiniteError, with the primitive and the task, unless all cotangents are finite."""
-    if not (finite(rows) if rows.flags.c_contiguous else all(map(finite, rows))):
-        task = tasks[np.argwhere(~np.isfinite(rows))[0][0]]
-        raise not_finite(f"the derivative of {op} gives, for task {task},", rows, op, task)
-
-
-def unbroadcast(c: Array, shape: tuple[int, ...]) -> Array:
-    """AD-3: x̄ = Σ z̄ over the axes that broadcasting x to the shape of z added or stretched."""
-    if c.shape[1:] == shape:
-        return c
-    added = first = c.ndim - 1 - len(shape)
-    while first < c.ndim - 1 and shape[first - added] == 1:
-        first += 1
-    if c.shape[1 + first :] == shape[first - added :]:
-        rows = c.reshape(len(c), math.prod(c.shape[1 : 1 + first]), math.prod(shape))
-        return np.asarray(ones(rows.shape[1]) @ rows).reshape(len(c), *shape)
-    stretched = [i for i, n in enumerate(shape, 1 + added) if n == 1]
-    summed: Array = np.add.reduce(c, axis=(*range(1, 1 + added), *stretched))
-    return summed.reshape(len(c), *shape)
-
-
-@functools.lru_cache(maxsize=64)
-def ones(n: int) -> Array:
-    """Return n ones, that are never written to."""
-    array = np.ones(n)
-    array.flags.writeable = False
-    return array
-
-
-# TASKS KEPT APART
-
-
-def kept_apart(nodes: Sequence[Tensor]) -> set[Tensor]:
-    """Return the nodes behind a vector of losses, the last of `nodes`, of which slice i leads to loss i alone.
-
-    AD-14: ∂L_i/∂z is 0 outside slice i of such a z, (K, …), and its row for task i is that slice. Each of its uses is
-    kept apart too, and has the tasks' axis.
-    """
-    apart, mixed = set[Tensor](), set[Tensor]()
-    for node in reversed(nodes):
-        if node not in mixed and keeps_apart(node.op, node.value, node.arguments):
-            apart.add(node)
-            mixed.update([x for x in node.parents if x.value.ndim < node.value.ndim])
-        else:
-            mixed.update(node.parents)
-    return apart
-
-
-def from_slices(
-    partial: Callable[..., Array],
-    c: Array,
-    node: Tensor,
-    x: Tensor,
-    tasks: tuple[int, ...],
-    apart: Collection[Tensor],
-) -> Array:
-    """AD-14: return the rows that a node kept apart, with the slices `c`, sends to its parent `x`.
-
-    The rule is applied as for the one loss Σ L_i. A parent without the tasks' axis was repeated along it; what AD-3
-    would add up over the repeats are its rows.
-    """
-    ndim, here = node.value.ndim, slice(tasks[0], tasks[-1] + 1)
-    given = [a[here] if type(a) is ndarray and a.ndim >= ndim else a for a in node.arguments]
-    rows = partial(c[None], node.value[here], *given)[0]
-    if x.value.ndim < ndim:
-        return unbroadcast(rows, x.value.shape)
-    rows = unbroadcast(rows, x.value.shape[1:])
-    return rows if x in apart else in_full(rows, tasks, x)
-
-
-def in_full(slices: Array, tasks: tuple[int, ...], node: Tensor) -> Array:
-    """Return the rows of these tasks, (T, *shape of z): 0 but for slice i in the row of task i."""
-    rows = np.zeros((len(tasks), *node.value.shape))
-    rows[range(len(tasks)), tasks] = slices
-    return rows
-
-
-def unstack(
-    node: Tensor, tasks: tuple[int, ...], c: Array, apart: Collection[Tensor], sent: dict[Tensor, list[Sent]]
-) -> None:
-    """Send each of the stacked tensors its slice, x̄_k = z̄_k (AD-13)."""
-    if node in apart:
-        for task, row in zip(tasks, c, strict=True):
-            if (x := node.parents[task]) in sent:
-                sent[x].append(((task,), row.reshape(1, *x.value.shape)))
-        return
-    for k, x in enumerate(node.parents):
-        if x in sent:
-            sent[x].append((tasks, c[:, k].reshape(len(c), *x.value.shape)))

@@ -35,7 +35,7 @@ JUDGED: Mapping[str, tuple[str, ...]] = {
     **{f"methods/{stem}.py": (stem,) for stem in (*METHODS, "hmoe")},
     "methods/stages.py": ("combination",),
     **dict.fromkeys(("qp.py", "cosines.py", "rationals.py", "certificate.py"), ("pe_ltr",)),
-    **dict.fromkeys(("autograd.py", "tape.py", "rules.py"), ("jacobian", "hmoe")),
+    **dict.fromkeys(("autograd.py", "cotangents.py", "tape.py", "rules.py"), ("jacobian", "hmoe")),
 }
 """By module, what it is a part of: the stems whose vectors and checks it is put to."""
 

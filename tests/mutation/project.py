@@ -30,19 +30,15 @@ TESTS: dict[str, tuple[str, ...]] = {
     "rationals.py": ("test_qp_corners.py", "test_rationals.py", "test_qp.py"),
     "certificate.py": ("test_qp_corners.py", "test_certificate.py", "test_qp.py"),
     "cosines.py": ("test_qp_corners.py", "test_cosines.py", "test_qp.py"),
-    "autograd.py": (
-        "test_autograd_corners.py",
-        "test_autograd.py",
-        "test_autograd_blocks.py",
-        "test_autograd_stacks.py",
-        "test_networks.py",
-    ),
-    "tape.py": (
-        "test_autograd_corners.py",
-        "test_autograd.py",
-        "test_autograd_blocks.py",
-        "test_autograd_stacks.py",
-        "test_networks.py",
+    **dict.fromkeys(
+        ("autograd.py", "cotangents.py", "tape.py"),
+        (
+            "test_autograd_corners.py",
+            "test_autograd.py",
+            "test_autograd_blocks.py",
+            "test_autograd_stacks.py",
+            "test_networks.py",
+        ),
     ),
     "rules.py": ("test_autograd_corners.py", "test_autograd.py", "test_autograd_stacks.py", "test_networks.py"),
 }

@@ -15,7 +15,7 @@ from mtlref.bench import peers as libraries
 from mtlref.bench.measure import Contender, Setup
 from mtlref.notation import Array
 
-TITLE = "K task losses of a trunk with K heads, and their Jacobian by all parameters, (K, D)"
+TITLE = "K task losses of a trunk with K heads, and their Jacobian by all parameters, (K, D), with `out`"
 BOUND = "the matrix products of one forward pass and of one stacked backward sweep, into arrays that are there"
 CLASSES = 5
 BLOCK = 2**17  # numbers: 1 MiB of cotangents
@@ -130,13 +130,19 @@ def stacked_losses(one: Problem) -> Callable[[Sequence[Tensor]], Tensor]:
 
 def ours(one: Problem, chunk: int | None = None) -> Callable[[], Array]:
     """Return the call of mtlref for heads of one shape."""
-    function = stacked_losses(one)
-    return lambda: value_and_jacobian(function, one.flat, chunk)[1].matrix
+    function, out = stacked_losses(one), room(one)
+    return lambda: value_and_jacobian(function, one.flat, chunk, out)[1].matrix
 
 
 def head_by_head(one: Problem) -> Callable[[], Array]:
     """Return the call of mtlref for heads of any shapes."""
-    return lambda: value_and_jacobian(lambda flat: losses(one, flat), one.flat)[1].matrix
+    out = room(one)
+    return lambda: value_and_jacobian(lambda flat: losses(one, flat), one.flat, out=out)[1].matrix
+
+
+def room(one: Problem) -> Array:
+    """Return a matrix for the Jacobian."""
+    return np.empty((one.K, sum(a.size for a in one.flat)))
 
 
 # BY HAND
