@@ -123,12 +123,12 @@ class Drift:
         return self.found
 
     def block(self, start: int, stop: int) -> None:
-        """Go through a block of rows."""
+        """Go through a block of rows, first through one: a replay that has parted there is set anew at once."""
         at, shown = start, np.zeros((stop - start, len(self.log.tasks)))
         known = self.departed is not None and stop > self.departed >= 0
         asked = known or self.method.stem == "combination"
         self.marks = [*self.marks[-1:], (start, self.free.state)]
-        weights = self.free.through(at, stop)
+        weights = self.free.through(at, at + 1)
         while True:
             rows = slice(at, at + len(weights))
             logged = np.asarray(logged_weights(self.log)[rows])
@@ -137,8 +137,10 @@ class Drift:
             over = np.flatnonzero(np.any(errors > allowance, axis=1))
             row = at + int(over[0]) if len(over) else rows.stop
             if not len(over) or self.found.first is not None:
-                break
-            if self.parts_at_kink(row) or self.parted_before(row):
+                if rows.stop == stop or self.free.ended:
+                    break
+                weights = np.concatenate([weights, self.free.through(rows.stop, stop)])
+            elif self.parts_at_kink(row) or self.parted_before(row):
                 self.note(at, weights[: row - at], errors[: row - at], allowance[: row - at])
                 if has_moments(self.free.state):
                     self.free.ended, self.found = True, replace(self.found, parted=(row,))
@@ -150,7 +152,6 @@ class Drift:
                 shown = self.others.spread(start, stop)
             else:
                 self.found = replace(self.found, first=row)
-                break
         self.note(at, weights, errors, allowance)
 
     def note(self, start: int, weights: Array, errors: Array, allowance: Array) -> None:
