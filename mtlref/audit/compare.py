@@ -162,10 +162,14 @@ def starts_here(method: Method, log: Log, row: int, nearly: float = NEARLY) -> b
 
     They are off by no more than `nearly` times their rounding. Errors: MtlrefError where no step can be taken there.
     """
-    replay, state = Replay(method, log), method.init(len(log.tasks))
-    if replay.light is None and not method.lagged:
-        return True
-    first = weights_of(state) if method.lagged else replay.single(row, state).weights
+    state = method.init(len(log.tasks))
+    if method.lagged:
+        first = weights_of(state)
+    else:
+        replay = Replay(method, log)
+        if replay.light is None:
+            return True
+        first = replay.single(row, state).weights
     off = np.abs(np.asarray(logged_weights(log)[row]) - first)
     return not np.any(off > nearly * plain(log, first[None])[0])
 

@@ -224,14 +224,14 @@ def begins(method: Method, log: Log, defects: tuple[Defect, ...]) -> bool:
     return first is not None and bool(first.agrees[0])
 
 
-def diagnose(method: Method, log: Log, same: Collection[str] = ()) -> Diagnosis:
-    """Return the simplest combinations of known defects that agree with every row of the log.
+def diagnose(method: Method, log: Log, same: Collection[str] = (), most: int = 2) -> Diagnosis:
+    """Return the simplest combinations of known defects, up to `most` at once, that agree with every row of the log.
 
     `same`: names of defects that change no step of the method on this log. They explain no departure, and two of them
     are not tried together.
     """
     fits: list[Explanation] = []
-    for defects in combinations(method.stem):
+    for defects in combinations(method.stem, most):
         if fits and len(defects) > len(fits[0].defects):
             break
         if all(defect.name in same for defect in defects):
@@ -243,13 +243,13 @@ def diagnose(method: Method, log: Log, same: Collection[str] = ()) -> Diagnosis:
 
 
 def diagnosed_otherwise(method: Method, log: Log, wrong: bool) -> Diagnosis:
-    """Return what explains a log's numbers read otherwise: the method itself, or else, if `wrong`, known defects."""
+    """Return what explains a log's numbers read otherwise: the method, or else, if `wrong`, with one known defect."""
     for names in possible(method, log):
         right = explains(method, read(method, log, names), ())
         if right is not None:
             return Diagnosis(kind_of([right]), (right,), names)
-    for names in possible(method, log) if wrong else ():
-        found = diagnose(method, read(method, log, names)) if len(names) == 1 else Diagnosis("unknown", ())
+    for names in [alone for alone in possible(method, log) if len(alone) == 1] if wrong else ():
+        found = diagnose(method, read(method, log, names), most=1)
         if found.kind != "unknown":
             return replace(found, readings=names)
     return Diagnosis("unknown", ())

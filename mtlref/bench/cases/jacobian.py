@@ -79,6 +79,7 @@ def setups(full: bool, peers: bool) -> Iterator[Setup]:
     """Yield networks: the corners of the grid, all of it if `full`."""
     for one in every() if full else some():
         made = [Contender("bound", "bound", bound(one)), Contender("mtlref", "ours", ours(one))]
+        made += [Contender("mtlref, a new matrix", "ours", ours(one, kept=False))]
         made += [Contender("mtlref, head by head", "ours", head_by_head(one))]
         made += [Contender("NumPy by hand", "hand", by_hand(one)), Contender("NumPy loop", "hand", textbook(one))]
         made += libraries.contenders(one) if peers else []
@@ -128,10 +129,10 @@ def stacked_losses(one: Problem) -> Callable[[Sequence[Tensor]], Tensor]:
     return lambda flat: loss(one.network.stacked(one.parameters.rebuilt(flat), one.x), targets, each=True)
 
 
-def ours(one: Problem, chunk: int | None = None) -> Callable[[], Array]:
-    """Return the call of mtlref for heads of one shape."""
-    function, out = stacked_losses(one), room(one)
-    return lambda: value_and_jacobian(function, one.flat, chunk, out)[1].matrix
+def ours(one: Problem, kept: bool = True) -> Callable[[], Array]:
+    """Return the call of mtlref for heads of one shape, the matrix `kept` from call to call, or made anew."""
+    function, out = stacked_losses(one), room(one) if kept else None
+    return lambda: value_and_jacobian(function, one.flat, out=out)[1].matrix
 
 
 def head_by_head(one: Problem) -> Callable[[], Array]:
