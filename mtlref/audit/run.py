@@ -150,14 +150,14 @@ def inferred(log: Log, stem: str, given: Mapping[str, Any], description: Mapping
 def otherwise(log: Log, built: Method, given: Mapping[str, Any], found: Inference) -> tuple[Log, Inference]:
     """Return what is inferred of the numbers read otherwise, and the log with a note; else what was `found`.
 
-    What does not fit the first `FIRST` rows is not tried on more.
+    What does not fit the first `FIRST` rows is not tried on more, and known defects are tried with one reading alone.
     """
     from mtlref.audit.inference import infer
 
     for names in possible(built, log):
         so = read(built, log, names)
-        other = infer(found.stem, part(so, 0, min(FIRST, len(so.rows))), given)
-        other = other if other.kind in NOTHING else infer(found.stem, so, given)
+        other = infer(found.stem, part(so, 0, min(FIRST, len(so.rows))), given, len(names) == 1)
+        other = other if other.kind in NOTHING else infer(found.stem, so, given, len(names) == 1)
         if other.kind not in NOTHING:
             note = "the settings are inferred from the numbers as the diagnosis reads them"
             return replace(log, notes=(*log.notes, note)), other

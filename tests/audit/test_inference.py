@@ -197,9 +197,12 @@ def test_weights_that_sum_to_one_are_named_as_the_defect_they_are(tmp_path):
 def test_the_defect_of_another_equation_is_named_beside_the_settings(tmp_path):
     losses, _ = loops.falling(np.random.default_rng(9), 60, 3)
     weights = loops.dwa(losses, 2.0) / 3
-    found = infer("dwa", loops.logged(tmp_path, "dwa", losses, weights))
+    log = loops.logged(tmp_path, "dwa", losses, weights)
+    found = infer("dwa", log)
     assert (found.kind, found.best.defect.name) == ("with a defect", "SumToOne")
     assert found.best.method.temperature == pytest.approx(2.0)
+    alone = infer("dwa", log, defects=False)
+    assert (alone.kind, alone.best.defect, alone.best.method) == ("nearest", None, mtlref.DWA())
 
 
 def test_clamping_is_told_from_keeping_where_a_weight_falls_below_zero_and_only_there(tmp_path):

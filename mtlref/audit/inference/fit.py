@@ -88,9 +88,10 @@ class Inference:
         return self.kind in ("given", "recovered", "ambiguous")
 
 
-def infer(stem: str, log: Log, given: Mapping[str, Any] | None = None) -> Inference:
+def infer(stem: str, log: Log, given: Mapping[str, Any] | None = None, defects: bool = True) -> Inference:
     """Return the settings of the method `stem` that fit the log, beside those that are `given`.
 
+    Where none fit, those that fit with one of the known `defects` are looked for, and otherwise the nearest.
     The log holds what the method reads (`mtlref.audit.read_run`). Errors: DomainError for what is given.
     """
     given = dict(given or {})
@@ -110,7 +111,7 @@ def infer(stem: str, log: Log, given: Mapping[str, Any] | None = None) -> Infere
         anything = any(np.isinf(high) for _, high in fits[0].spans.values())
         kind = "ambiguous" if anything or len(fits) > 1 else "recovered"
         return Inference(stem, kind, fits, len(small.rows), search.tried)
-    kind, best = search.without()
+    kind, best = search.without() if defects else ("nearest", search.usual())
     return Inference(stem, kind, (best,), len(small.rows), search.tried)
 
 
