@@ -122,6 +122,7 @@ def where(condition: Any, yes: Any, no: Any) -> Rows:
 
 BY_ROW: Mapping[Any, Callable[..., Any]] = {
     **{function: over_all(function) for function in (np.sum, np.mean, np.max, np.min, np.any, np.all, np.prod)},
+    np.cumsum: lambda rows: Rows(np.cumsum(rows.values.reshape(len(rows.values), -1), axis=1)),
     np.where: where,
     np.clip: lambda rows, low, high: np.minimum(np.maximum(rows, low), high),
 }

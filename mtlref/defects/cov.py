@@ -65,7 +65,7 @@ def inverted_ratio(L: Array, mu_L_prev: Array | None) -> Array:
 
 def mean_over_tasks(mu_L_prev: Array | None, L: Array, a: float) -> Array:
     """μ_L is one number, the running mean over steps and tasks: losses of different units are mixed."""
-    mean = np.full(len(L), np.mean(L))
+    mean = np.mean(L) * np.ones(len(L))
     return mean if mu_L_prev is None else np.asarray((1 - a) * mu_L_prev + a * mean)
 
 

@@ -152,7 +152,8 @@ class LogitsRule(Optimiser):
 
 def last_takes_the_rest(u: Array) -> Array:
     """w_i(t+1) = u_i, and K − Σ u for the last task, which has no weight of its own."""
-    return np.append(u[:-1], len(u) - np.sum(u[:-1]))
+    last = np.arange(len(u)) == len(u) - 1
+    return np.where(last, len(u) - np.sum(u[:-1]), u)
 
 
 def ones(w: Array) -> Array:

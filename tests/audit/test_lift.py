@@ -78,6 +78,20 @@ def test_blocks_of_rows_give_what_the_method_gives_step_by_step(tmp_path, name, 
     assert error or len(got) == len(expected)
 
 
+@pytest.mark.parametrize(
+    ("name", "defects"),
+    [case for case in CASES if case[0] != "gradnorm clamped"],  # where two defects meet weights that they refuse
+    ids=lambda x: x if isinstance(x, str) else "".join(d.name for d in x),
+)
+def test_every_known_defect_is_stepped_many_rows_at_once(tmp_path, name, defects):
+    """One that is not would be stepped row by row wherever it is tried, which takes longer."""
+    method, log = variant(METHODS[name], *defects), log_of(tmp_path)
+    norms = Rows(log.norms) if method.reads == "norms" else None
+    with np.errstate(**lift.SEALED):
+        out = lift.step_rows(Replay(method, log).light, spread_out(method.init(K), N), Rows(log.losses), norms)
+    assert lift.numbers(out.weights, N).shape == (N, K)
+
+
 @pytest.mark.parametrize("name", ["gradnorm", "uncertainty", "dwa", "equal", "fixed"])
 def test_a_method_that_remembers_little_is_stepped_all_rows_at_once(tmp_path, monkeypatch, name):
     log, replay = log_of(tmp_path), None
@@ -153,6 +167,7 @@ def test_rows_take_part_in_numpy_as_single_values_would():
         lambda u, v: np.maximum(u, 0.0) - np.max(v),
         lambda u, v: u[:2] * v[0],
         lambda u, v: np.clip(u, -0.5, 0.5) * np.prod(v),
+        lambda u, v: np.cumsum(u) * v,
     ):
         together = function(a, b).values
         np.testing.assert_array_equal(together, [function(u, v) for u, v in zip(x, y, strict=True)])
