@@ -295,7 +295,7 @@ def value_and_jacobian(
 ) -> tuple[Array, Jacobian]:
     """Return the K losses that `function` makes of the parameters' tensors, (K,), and their Jacobian.
 
-    `chunk` and `out` are those of `jacobian`.
+    `chunk` and `out` are those of `jacobian`. Errors: those of `jacobian` and of what `function` records.
     """
     leaves = parameters_of(parameters)
     losses = function(leaves)

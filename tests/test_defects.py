@@ -192,6 +192,22 @@ def test_a_defect_may_change_the_rule():
         )
 
 
+@pytest.mark.parametrize(
+    ("stem", "name", "given", "expected"),
+    [
+        ("gradnorm", "LastTakesTheRest", ([1.5, 0.25, 2.0],), [1.5, 0.25, 1.25]),  # 3 − 1.5 − 0.25
+        ("cov", "MeanOverTasks", (None, [1.0, 3.0], 1.0), [2.0, 2.0]),
+        ("cov", "MeanOverTasks", ([2.0, 2.0], [4.0, 8.0], 0.25), [3.0, 3.0]),  # ¾ · 2 + ¼ · 6
+        ("uncertainty", "Accumulated", ([2.0, 4.0], [0.25, 0.5], [0.5, 1.0], [1.0, 2.0]), [0.25, -0.75]),
+        # ½ − ½ · ¼ · 2 = ¼, and 1 − 1 · ½ · 4 = −1 beside it
+    ],
+)
+def test_a_defect_s_numbers_by_hand(stem, name, given, expected):
+    [defect] = [d for d in DEFECTS[stem] if d.name == name]
+    [wrong] = defect.replaces.values()
+    np.testing.assert_array_equal(wrong(*[np.array(x) if isinstance(x, list) else x for x in given]), expected)
+
+
 def test_combinations_are_simplest_first_and_never_of_one_function():
     sizes = [len(chosen) for chosen in combinations("gradnorm")]
     assert sizes == sorted(sizes)

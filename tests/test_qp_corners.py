@@ -111,7 +111,7 @@ def test_a_refinement_that_rounding_leads_in_circles_ends_with_the_best(monkeypa
     seen, worse = list[certificate.Candidate](), 0
     monkeypatch.setattr(qp, "candidate", lambda hull, a: seen.append(candidate(hull, a)) or seen[-1])
     for K in range(4, 12):
-        for offset in (0.3, 0.5, 0.9, 1.2, 1.4, 1.7, 2.1, 2.6, 2.9):
+        for offset in np.linspace(0.3, 3, 40):
             seen.clear()
             angles = 2 * np.pi * np.arange(K) / K + offset
             hull = hull_of(np.column_stack([np.cos(angles), np.sin(angles), np.full(K, 0.7)]), noise=1e-40)
@@ -120,7 +120,7 @@ def test_a_refinement_that_rounding_leads_in_circles_ends_with_the_best(monkeypa
             beyond = [np.max(np.where(one.a > 0, -np.inf, one.v / one.tau)) for one in seen]
             assert found is seen[int(np.argmin(beyond))]
             worse += beyond[-1] > min(beyond)
-    assert worse > 1  # how often rounding does so hangs on the processor
+    assert worse > 5  # of 320: how often rounding does so hangs on the processor
 
 
 @pytest.mark.parametrize(("share", "goes_on"), [(0.9, False), (1.1, True), (1.9, True)])

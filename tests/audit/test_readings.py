@@ -94,6 +94,16 @@ def test_a_wrong_run_is_named_a_row_later(tmp_path):
     assert (later.explanations[0].name, later.readings) == ("InvertedRate [GN-4]", ())
 
 
+def test_a_wrong_run_s_settings_are_inferred_a_row_later(tmp_path):
+    losses, norms, weights, _ = made("gradnorm", alpha=-1.5)
+    run, verdict = judged(saved(tmp_path / "run.csv", losses, weights, norms), "gradnorm", infer=True)
+    assert (run.inference.kind, run.inference.best.defect.name) == ("with a defect", "InvertedRate")
+    assert run.method.lr == pytest.approx(0.002)
+    low, high = run.inference.best.spans["alpha"]
+    assert low <= 1.5 <= high
+    assert verdict.diagnosis.readings == ("after",)
+
+
 def test_another_rate_is_no_matter_of_rows(tmp_path):
     losses, norms, weights, _ = made("gradnorm")
     path = saved(tmp_path / "run.csv", losses, weights, norms)
