@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 
 from mtlref.audit.rows import Rows, where
@@ -60,8 +61,8 @@ class Notes:
         return found
 
 
-class Noted(Rows):
-    """Rows that note what is done with them; `place` is theirs among the notes."""
+class Noted(NDArrayOperatorsMixin, Rows):
+    """Rows that note what is done with them; `place` is theirs among the notes. An operator is the ufunc's call."""
 
     __slots__ = ("notes", "place")
 
@@ -96,7 +97,7 @@ class Noted(Rows):
         return self.notes.add(Call("part", key if isinstance(key, tuple) else (key,), (self,)), found)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
-        result = super().__array_ufunc__(ufunc, method, *inputs, **options)
+        result = Rows.__array_ufunc__(self, ufunc, method, *inputs, **options)
         if not isinstance(result, Rows):
             raise TypeError(f"{ufunc.__name__} gives more than one value")
         return self.notes.add(Call("ufunc", ufunc, inputs, result.ndim), result.values)

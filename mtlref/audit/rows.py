@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
 
 from mtlref.notation import Array
@@ -29,13 +28,38 @@ class Split(Exception):
         self.mask = mask
 
 
-class Rows(NDArrayOperatorsMixin):
+def operators(ufunc: np.ufunc) -> tuple[Callable[[Rows, Any], Any], Callable[[Rows, Any], Any]]:
+    """Return the methods of a binary operator, with the rows on its left and on its right."""
+    return lambda x, y: by_row(ufunc, x, y), lambda y, x: by_row(ufunc, x, y)
+
+
+class Rows:
     """A value for each of N rows: `values` (N, …), of which the equations see the axes after the first."""
 
     __slots__ = ("values",)
 
     def __init__(self, values: NDArray[Any]) -> None:
         self.values = values
+
+    __add__, __radd__ = operators(np.add)
+    __sub__, __rsub__ = operators(np.subtract)
+    __mul__, __rmul__ = operators(np.multiply)
+    __truediv__, __rtruediv__ = operators(np.true_divide)
+    __pow__, __rpow__ = operators(np.power)
+    __and__, __rand__ = operators(np.bitwise_and)
+    __or__, __ror__ = operators(np.bitwise_or)
+    __lt__, __gt__ = operators(np.less)[0], operators(np.greater)[0]
+    __le__, __ge__ = operators(np.less_equal)[0], operators(np.greater_equal)[0]
+    __eq__, __ne__ = operators(np.equal)[0], operators(np.not_equal)[0]
+
+    def __neg__(self) -> Any:
+        return by_row(np.negative, self)
+
+    def __invert__(self) -> Any:
+        return by_row(np.invert, self)
+
+    def __abs__(self) -> Any:
+        return by_row(np.absolute, self)
 
     def __len__(self) -> int:
         if self.values.ndim < 2:
@@ -86,9 +110,7 @@ class Rows(NDArrayOperatorsMixin):
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         if method != "__call__" or options:
             raise TypeError(f"{ufunc.__name__}.{method} is not done row by row")
-        depth = max(np.ndim(x) if not isinstance(x, Rows) else x.ndim for x in inputs)
-        result = ufunc(*(aligned(x, depth) if isinstance(x, Rows) else x for x in inputs))
-        return tuple(map(Rows, result)) if isinstance(result, tuple) else Rows(result)
+        return by_row(ufunc, *inputs)
 
     def __array_function__(self, function: Any, _: Any, args: Sequence[Any], options: Mapping[str, Any]) -> Any:
         if function not in BY_ROW:
@@ -96,10 +118,24 @@ class Rows(NDArrayOperatorsMixin):
         return BY_ROW[function](*args, **options)
 
 
-def aligned(rows: Rows, depth: int) -> NDArray[Any]:
-    """Return the values with as many axes after the first as the deepest of a ufunc's inputs has."""
-    values = rows.values
-    return values.reshape(len(values), *(1,) * (depth - rows.ndim), *values.shape[1:])
+def by_row(ufunc: Callable[..., Any], *inputs: Any) -> Any:
+    """Return a ufunc of rows, and of arrays and numbers that are the same for every row."""
+    result = ufunc(*aligned(inputs))
+    return Rows(result) if type(result) is not tuple else tuple(map(Rows, result))
+
+
+def aligned(inputs: Sequence[Any]) -> list[Any]:
+    """Return the inputs, rows as their values with as many axes after the first as the deepest of the inputs has."""
+    values, depths = [], []
+    for x in inputs:
+        of_rows = isinstance(x, Rows)
+        values.append(x.values if of_rows else x)
+        depths.append(x.values.ndim - 1 if of_rows else 0 if type(x) is float else np.ndim(x))
+    depth = max(depths)
+    for i, x in enumerate(inputs):
+        if depths[i] < depth and isinstance(x, Rows):
+            values[i] = x.values.reshape(len(x.values), *(1,) * (depth - depths[i]), *x.values.shape[1:])
+    return values
 
 
 def over_all(function: Callable[..., Any]) -> Callable[[Rows], Rows]:
@@ -115,13 +151,14 @@ def over_all(function: Callable[..., Any]) -> Callable[[Rows], Rows]:
 
 def where(condition: Any, yes: Any, no: Any) -> Rows:
     """Return np.where, row by row."""
-    given = (condition, yes, no)
-    depth = max(np.ndim(x) if not isinstance(x, Rows) else x.ndim for x in given)
-    return Rows(np.where(*(aligned(x, depth) if isinstance(x, Rows) else x for x in given)))
+    return Rows(np.where(*aligned((condition, yes, no))))
 
 
 BY_ROW: Mapping[Any, Callable[..., Any]] = {
-    **{function: over_all(function) for function in (np.sum, np.mean, np.max, np.min, np.any, np.all, np.prod)},
+    **{function: over_all(function) for function in (np.mean, np.any, np.all, np.prod)},
+    np.sum: over_all(np.add.reduce),
+    np.max: over_all(np.maximum.reduce),
+    np.min: over_all(np.minimum.reduce),
     np.cumsum: lambda rows: Rows(np.cumsum(rows.values.reshape(len(rows.values), -1), axis=1)),
     np.where: where,
     np.clip: lambda rows, low, high: np.minimum(np.maximum(rows, low), high),
