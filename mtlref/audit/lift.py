@@ -12,6 +12,7 @@ for a Jacobian whose rows are orthogonal (MTL-2).
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -121,6 +122,7 @@ NAMES: dict[str, dict[str, Any]] = {}
 """The names of the modules that have been lifted."""
 
 
+@functools.lru_cache(maxsize=8)
 def lifted(method: M) -> M:
     """Return `method`, a method or an optimiser, with its functions lifted; its hyper-parameters are shared."""
     names: dict[int, dict[str, Any]] = {}

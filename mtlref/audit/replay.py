@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from mtlref.audit.lift import FAILS, SEALED, STEMS, AtOnce, Norms, lifted, numbers, step_rows
 from mtlref.audit.march import march
 from mtlref.audit.readers import Log
-from mtlref.audit.rows import Rows, followed, row, same, spread_out, take
+from mtlref.audit.rows import Rows, followed, remade, row, same, spread_out, take
 from mtlref.audit.spool import BLOCK, let_go
 from mtlref.contract import Method, Step, from_gram, weights_of
 from mtlref.methods import Combination
@@ -149,7 +149,7 @@ class Replay:
 
     def __init__(self, method: Method, log: Log) -> None:
         self.method, self.log = method, log
-        self.light = lifted(method) if method.stem in STEMS else None
+        self.light: Method | None = lifted(method) if method.stem in STEMS else None
         self.remembers_little, self.at_once = self.light is not None, AtOnce(self.light is not None)
 
     def blocks(self) -> Iterator[Steps]:
@@ -326,10 +326,7 @@ def stacked(states: list[Any]) -> Any:
     """Return states as one of rows. Errors: TypeError if they differ in more than their numbers."""
     first = states[0]
     if isinstance(first, State):
-        whole_state = object.__new__(type(first))
-        for name in vars(first):
-            object.__setattr__(whole_state, name, stacked([getattr(state, name) for state in states]))
-        return whole_state
+        return remade(first, lambda name, _: stacked([getattr(state, name) for state in states]))
     if isinstance(first, tuple):
         return tuple(stacked(list(items)) for items in zip(*states, strict=True))
     if first is None:

@@ -18,6 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mtlref.notation import Array
+from mtlref.state import State
+
+NUMBERS = (float, np.ndarray, int, np.generic)
+"""What a state holds its numbers as, beside rows."""
 
 
 class Split(Exception):
@@ -178,33 +182,31 @@ def row(value: Any, at: int) -> Any:
 
 def spread_out(value: Any, count: int) -> Any:
     """Return the tree with every array, (K,), and every number as `count` rows that are all alike."""
-    if isinstance(value, int | float | np.ndarray | np.generic):
+    if isinstance(value, NUMBERS):
         return Rows(np.broadcast_to(np.asarray(value), (count, *np.shape(value))))
     return mapped(value, lambda rows: rows, lambda leaf: spread_out(leaf, count))
 
 
 def mapped(value: Any, of_rows: Callable[[Rows], Any], of_array: Callable[[Any], Any] = lambda leaf: leaf) -> Any:
     """Return the tree with `of_rows` applied to its rows, `of_array` to its arrays and numbers; its shape stays."""
-    from mtlref.state import State
-
     if isinstance(value, Rows):
         return of_rows(value)
-    if isinstance(value, int | float | np.ndarray | np.generic):
+    if isinstance(value, NUMBERS):
         return of_array(value)
     if isinstance(value, tuple):
         return tuple(mapped(item, of_rows, of_array) for item in value)
-    if isinstance(value, State):
-        changed = object.__new__(type(value))
-        for name, item in vars(value).items():
-            object.__setattr__(changed, name, mapped(item, of_rows, of_array))
-        return changed
-    return value
+    return remade(value, lambda _, item: mapped(item, of_rows, of_array)) if isinstance(value, State) else value
+
+
+def remade(state: State, change: Callable[[str, Any], Any]) -> Any:
+    """Return the state with every item changed, by its name and what it was, and no check made."""
+    changed = object.__new__(type(state))
+    vars(changed).update({name: change(name, item) for name, item in vars(state).items()})
+    return changed
 
 
 def joined(mask: NDArray[np.bool_], yes: Any, no: Any) -> Any:
     """Return the tree whose rows are those of `yes` where the mask is true and those of `no` elsewhere."""
-    from mtlref.state import State
-
     if isinstance(yes, Rows) or isinstance(no, Rows) or isinstance(yes, np.ndarray):
         one, other = (x.values if isinstance(x, Rows) else np.asarray(x)[None] for x in (yes, no))
         values = np.empty((len(mask), *one.shape[1:]), np.result_type(one, other))
@@ -213,10 +215,7 @@ def joined(mask: NDArray[np.bool_], yes: Any, no: Any) -> Any:
     if isinstance(yes, tuple):
         return tuple(joined(mask, a, b) for a, b in zip(yes, no, strict=True))
     if isinstance(yes, State):
-        changed = object.__new__(type(yes))
-        for name, item in vars(yes).items():
-            object.__setattr__(changed, name, joined(mask, item, getattr(no, name)))
-        return changed
+        return remade(yes, lambda name, item: joined(mask, item, getattr(no, name)))
     if yes != no:
         raise TypeError(f"the rows part, and their states hold {yes!r} and {no!r}")
     return yes
@@ -224,8 +223,6 @@ def joined(mask: NDArray[np.bool_], yes: Any, no: Any) -> Any:
 
 def same(one: Any, other: Any) -> bool:
     """Return whether two trees hold the same numbers, to the last bit."""
-    from mtlref.state import State
-
     if isinstance(one, Rows) or isinstance(other, Rows) or isinstance(one, np.ndarray):
         a, b = (x.values if isinstance(x, Rows) else x for x in (one, other))
         return bool(np.all(np.equal(a, b)))
@@ -238,19 +235,12 @@ def same(one: Any, other: Any) -> bool:
 
 def followed(first: Any, rest: Any) -> Any:
     """Return the tree whose first row is `first` and whose further rows are those of `rest` but its last one."""
-    from mtlref.state import State
-
     if isinstance(rest, Rows):
         start = np.asarray(first.values[0] if isinstance(first, Rows) else first)
         return Rows(np.concatenate([start[None], rest.values[:-1]]))
     if isinstance(rest, tuple):
         return tuple(map(followed, first, rest))
-    if isinstance(rest, State):
-        changed = object.__new__(type(rest))
-        for name, item in vars(rest).items():
-            object.__setattr__(changed, name, followed(getattr(first, name), item))
-        return changed
-    return rest
+    return remade(rest, lambda name, item: followed(getattr(first, name), item)) if isinstance(rest, State) else rest
 
 
 def leaves(tree: Any) -> list[Array]:
