@@ -95,8 +95,11 @@ def real(argument: str, value: ArrayLike, ndim: int, equation: str | None = None
     if raw.ndim != ndim:
         message = f"{argument} must have {ndim} axes; its shape is {raw.shape}{needed(equation)}"
         raise ShapeError(message, argument=argument, value=raw.shape, equation=equation)
-    with np.errstate(over="ignore"):
-        array = np.array(raw, dtype=np.float64) if new else np.asarray(raw, dtype=np.float64)
+    if raw.dtype == np.float64:
+        array = raw.copy() if new else raw
+    else:
+        with np.errstate(over="ignore"):
+            array = raw.astype(np.float64)
     if not finite(array):
         at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         message = f"{argument}[{', '.join(map(str, at))}] = {array[at]} is not finite{needed(equation)}"
@@ -166,9 +169,8 @@ def nonnegative(argument: str, value: float, equation: str | None = None) -> flo
 
 def require(holds: NDArray[np.bool_], argument: str, values: Array, equation: str, reason: str) -> None:
     """Raise DomainError at the first task where `holds` is false: `equation reason argument[task] = value`."""
-    failed = np.flatnonzero(~holds)
-    if len(failed):
-        task = int(failed[0])
+    if not holds.all():
+        task = int(np.argmin(holds))
         value = float(values[task])
         message = f"{equation} {reason} {argument}[{task}] = {value!r}"
         raise DomainError(message, argument=argument, task=task, value=value, equation=equation)
@@ -293,9 +295,8 @@ def norms(jacobian: Array, equation: str = "GN-1") -> Array:
     looked at.
     Errors: DomainError at an entry that is not finite, NonFiniteError if the norm exceeds the largest float64.
     """
-    with np.errstate(all="ignore"):
-        squares = np.einsum("kd,kd->k", jacobian, jacobian)
-    if np.all((squares > MID_RANGE[0]) & (squares < MID_RANGE[1])):
+    squares = np.einsum("kd,kd->k", jacobian, jacobian)  # after which NumPy looks for no overflow
+    if ((squares > MID_RANGE[0]) & (squares < MID_RANGE[1])).all():
         return np.asarray(np.sqrt(squares))
     scale = row_scale(matrix("jacobian", jacobian, equation=equation))
     rows = jacobian / scale[:, None]
