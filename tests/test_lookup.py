@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from mtlref import lookup
 from mtlref.conformance import checks
 from mtlref.conformance.implementation import SPECIFICATIONS
 from mtlref.conformance.message import page_of
 from mtlref.defects import DEFECTS
-from mtlref.lookup import look_up, method_of
+from mtlref.lookup import method_of
 from mtlref.methods import METHODS
 from mtlref.notation import MtlrefError
 from tests.test_traceability import EQUATION_TAG, ROOT, headings
 
+look_up = cache(lookup.look_up)  # which reads all of the source each time
 EQUATIONS = sorted(tag for tag in headings() if EQUATION_TAG.fullmatch(tag) and tag != "MTL-2")
 
 
