@@ -88,7 +88,7 @@ def moved_problem(problem: Problem, rng: np.random.Generator, by: float, matrixw
     shifted = problem.moved(rng, by)
     J = shifted.jacobian
     if problem.method.reads == "gram":
-        noise = rng.choice((-1.0, 1.0), (problem.n_tasks, problem.n_tasks))
+        noise = np.where(rng.random((problem.n_tasks, problem.n_tasks)) < 0.5, -1.0, 1.0)
         lengths = np.sqrt(np.einsum("kd,kd->k", J, J))
         unit = J / np.where(lengths > 0, lengths, 1.0)[:, None]
         reach = np.full(len(J), len(J) * np.max(lengths)) if matrixwise else lengths

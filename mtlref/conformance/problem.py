@@ -145,7 +145,7 @@ def following(problem: Problem, state: State, terms: Mapping[str, ArrayLike]) ->
 
 def shaken(array: Array, rng: np.random.Generator, by: float) -> Array:
     """Return an array with every entry moved by a share `by` of itself, up or down."""
-    return array * (1 + by * rng.choice((-1.0, 1.0), array.shape))
+    return array * np.where(rng.random(array.shape) < 0.5, 1 - by, 1 + by)
 
 
 # COPIES
