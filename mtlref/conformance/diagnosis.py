@@ -108,7 +108,8 @@ def explained(answers: Answers, plan: Plan) -> Diagnosis:
     for candidate in candidates(answers.impl.method, plan, any(case.live for case in cases)):
         if found and candidate.size > found[0].size:
             break
-        if fits(answers, cases, candidate) and explains(answers, cases, candidate):
+        told = followed(answers, cases, candidate)
+        if told and explains(answers, cases, told):
             found.append(candidate)
     found = found or behind(answers, plan, cases)
     if not found:
@@ -204,45 +205,50 @@ def behind(answers: Answers, plan: Plan, cases: Sequence[Case]) -> list[Candidat
 
 
 def fits(answers: Answers, cases: Sequence[Case], candidate: Candidate, blind: bool = False) -> bool:
-    """Return whether the candidate gives all of the implementation's numbers on all cases.
+    """Return whether the candidate gives all of the implementation's numbers: whether `followed` finds cases."""
+    return bool(followed(answers, cases, candidate, blind))
+
+
+def followed(answers: Answers, cases: Sequence[Case], candidate: Candidate, blind: bool = False) -> list[Case]:
+    """Return the cases that the candidate has an answer to, if those are all the implementation's; else none.
 
     Where the candidate has no answer itself, a case says nothing; of such there may be a third. `blind`: but for what
     the network descends in live cases.
     """
-    told, off = [], 0
+    told: list[tuple[Case, Trial]] = []
+    off = 0
     for case in cases:
-        how = look(answers, case, candidate, blind)
+        trial = under(answers, case, candidate)
+        how = "silent" if trial is None else look(trial, blind)
         off += how == "off"
         if off == 2:  # of one, a jump may be the reason
-            return False
-        if how != "silent":
-            told.append(case)
-    if 3 * len(told) < 2 * len(cases):
-        return False
-    return all(first_departure(answers, case, candidate, blind) is None for case in told)
+            return []
+        if trial is not None and how != "silent":
+            told.append((case, trial))
+    if 3 * len(told) < 2 * len(cases) or any(first_departure(trial, blind) is not None for _, trial in told):
+        return []
+    return [case for case, _ in told]
 
 
-def explains(answers: Answers, cases: Sequence[Case], candidate: Candidate) -> bool:
-    """Return whether the candidate, which fits, has an answer to some case where the implementation is wrong.
+def explains(answers: Answers, cases: Sequence[Case], told: Sequence[Case]) -> bool:
+    """Return whether a candidate that has fitted, on the cases `told`, has said something of a wrong number.
 
-    One that is silent on all of those gives the implementation's numbers only where they are right.
+    One that is silent wherever the implementation is wrong gives its numbers only where they are right.
     """
-    told = [case for case in cases if look(answers, case, candidate, blind=False) != "silent"]
     return len(told) == len(cases) or not fits(answers, told, Candidate())
 
 
-def look(answers: Answers, case: Case, candidate: Candidate, blind: bool) -> Literal["off", "silent", "near"]:
-    """Return whether the case is off by more than any rounding explains, a jump apart, or has no answer.
+def look(trial: Trial, blind: bool) -> Literal["off", "silent", "near"]:
+    """Return whether a case is off by more than any rounding explains, a jump apart, or has no answer.
 
     Its steps are taken in turn up to the first that is off: of most candidates, the first of all.
     """
-    gross = max(GROSS, 2 * ROUNDINGS * answers.impl.eps)
-    names = judged(case, blind)
-    told = 0
+    gross = max(GROSS, 2 * ROUNDINGS * trial.answers.impl.eps)
+    names = judged(trial.case, blind)
+    rows: list[Mapping[str, Any]] = []
     try:
         with np.errstate(all="ignore"):
-            trial = under(answers, case, candidate)
-            for got, row in zip(trial.got, trial.expected if candidate.plumbing else trial.rows(), strict=False):
+            for got, row in zip(trial.got, trial.expected if trial.case.plumbing else trial.rows(), strict=False):
                 if any(
                     np.shape(value) != np.shape(got[name])
                     or not within(got[name], value, np.asarray(gross * np.max(np.abs(value), initial=0.0)))
@@ -250,10 +256,11 @@ def look(answers: Answers, case: Case, candidate: Candidate, blind: bool) -> Lit
                     if name in got and name in names
                 ):
                     return "off"
-                told += 1
+                rows.append(row)
     except FAULTS:
         return "silent"
-    return "near" if told == len(trial.got) else "silent"
+    trial.__dict__["expected"] = rows
+    return "near" if len(rows) == len(trial.got) else "silent"
 
 
 def judged(case: Case, blind: bool) -> tuple[str, ...]:
@@ -261,13 +268,11 @@ def judged(case: Case, blind: bool) -> tuple[str, ...]:
     return tuple(name for name in observed_names(case) if not (blind and case.live and name in DESCENTS))
 
 
-def first_departure(answers: Answers, case: Case, candidate: Candidate, blind: bool = False) -> str | None:
+def first_departure(trial: Trial, blind: bool = False) -> str | None:
     """Return the first observable, in tag order, in which the case departs from the candidate; None if none does."""
-    given = answers.observe(case)[0]
-    names = [name for name in judged(case, blind) if name in given]
+    names = [name for name in judged(trial.case, blind) if name in trial.got[0]]
     try:
         with np.errstate(all="ignore"):
-            trial = under(answers, case, candidate)
             for name in names:
                 try:
                     trial.matches(name)
@@ -278,12 +283,19 @@ def first_departure(answers: Answers, case: Case, candidate: Candidate, blind: b
     return None
 
 
-def under(answers: Answers, case: Case, candidate: Candidate) -> Trial:
-    """Return the trial of a case, with what the implementation answered, beside what the candidate says of it."""
-    method = changed(answers, case.method, candidate)
-    start = method.init(case.n_tasks)
-    state = adapted(case.state, start) if case.injected else start
-    trial = Trial(answers, around(replace(case.under(method), state=state), candidate))
+def under(answers: Answers, case: Case, candidate: Candidate) -> Trial | None:
+    """Return the trial of a case, with what the implementation answered, beside what the candidate says of it.
+
+    None if the candidate is nothing that the case can be put to.
+    """
+    try:
+        with np.errstate(all="ignore"):
+            method = changed(answers, case.method, candidate)
+            start = method.init(case.n_tasks)
+            state = adapted(case.state, start) if case.injected else start
+            trial = Trial(answers, around(replace(case.under(method), state=state), candidate))
+    except FAULTS:
+        return None
     trial.__dict__["got"] = answers.observe(case)
     return trial
 
@@ -342,7 +354,8 @@ def difference(answers: Answers, cases: Sequence[Case]) -> Diagnosis:
         }
     given = {name for case in cases for name in answers.observe(case)[0]}
     order = [name for name in tags if name in given]
-    off = {first_departure(answers, case, Candidate()) for case in cases} - {None}
+    trials = [trial for case in cases if (trial := under(answers, case, Candidate())) is not None]
+    off = {first_departure(trial) for trial in trials} - {None}
     name = next(name for name in order if name in off)
     before = [f"{n} [{tags[n]}]" for n in order[: order.index(name)]]
     unseen = [f"{n} [{tags[n]}]" for n in list(tags)[: list(tags).index(name)] if n not in given]
