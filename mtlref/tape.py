@@ -70,7 +70,7 @@ class Tensor:
         return apply("negative", self)
 
     def __getitem__(self, index: Any) -> Tensor:
-        return apply("getitem", self, copy.deepcopy(index))
+        return apply("getitem", self, kept(index))
 
     def sum(self, axis: Axis = None, keepdims: bool = False) -> Tensor:
         return apply("sum", self, axis, keepdims)
@@ -93,6 +93,13 @@ class Tensor:
 
 
 Operand = Tensor | ArrayLike
+
+
+def kept(index: Any) -> Any:
+    """Return an index whose lists and arrays are copies: what they hold later is none of the tape's."""
+    if isinstance(index, tuple):
+        return tuple([kept(item) for item in index])
+    return copy.deepcopy(index) if isinstance(index, list | np.ndarray) else index
 
 
 def leaf(op: str, value: ArrayLike, kinds: str) -> Tensor:

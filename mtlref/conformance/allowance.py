@@ -34,7 +34,7 @@ SAFETY = 4
 
 def plain(expected: Array, eps: float) -> float:
     """Return the allowance that needs no evaluation: `ROUNDINGS` roundings of the largest entry."""
-    return ROUNDINGS * eps * float(np.max(np.abs(expected), initial=0.0))
+    return ROUNDINGS * eps * float(abs(np.asarray(expected)).max(initial=0.0))
 
 
 def spread(

@@ -131,8 +131,9 @@ def _pass(network: HMoE, given: Mapping[str, Any]) -> dict[str, Any]:
         name: np.stack([tensor.value for tensor in values]) for name, values in terms.items() if name != "seen"
     }
     found["E"] = found["E"][0]
-    found["dS"] = np.stack(jacobian(losses, terms["S"]).blocks, axis=1)
-    blocks = jacobian(losses, leaves).blocks
+    scores = terms["S"]
+    blocks = jacobian(losses, (*scores, *leaves)).blocks
+    found["dS"], blocks = np.stack(blocks[: len(scores)], axis=1), blocks[len(scores) :]
     rows = [_flat(network, at.rebuilt([block[k] for block in blocks])) for k in range(len(losses))]
     return {**found, **{f"d_{kind}": np.stack([row[kind] for row in rows]) for kind in rows[0]}}
 
