@@ -9,6 +9,7 @@ import pytest
 
 import mtlref
 from mtlref.audit import judge, read_run, report, write_log
+from mtlref.audit import verdict as verdict_module
 from mtlref.exact import dwa as exact_dwa
 from mtlref.exact import gradnorm as exact_gradnorm
 from tests.audit import loops
@@ -155,6 +156,21 @@ def test_a_defect_that_cannot_show_is_not_ruled_out(tmp_path):
     assert "Not ruled out by this log: AbsoluteSum [GN-7], SumOfEntries [GN-1], SignOnly [GN-6]" in report.text(
         run, verdict
     )
+
+
+def test_known_defects_are_tried_when_they_are_asked_for(tmp_path, monkeypatch):
+    losses, norms = measurements()
+    tried = []
+    explains = verdict_module.explains
+    monkeypatch.setattr(verdict_module, "explains", lambda *given: tried.append(given) or explains(*given))
+    _, verdict = verdict_of(log(tmp_path, losses, norms, loop(losses, norms, sign=-1.0)))
+    assert not verdict.passed
+    assert not tried
+    assert [d.name for d in verdict.diagnosis.explanations[0].defects] == ["InvertedRate"]
+    asked = len(tried)
+    assert asked > 1
+    assert "InvertedRate" not in [d.name for d in verdict.open_defects]
+    assert len(tried) > asked
 
 
 def test_two_explanations_that_fit_equally_are_both_named(tmp_path):

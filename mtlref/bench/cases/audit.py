@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from mtlref.audit import judge, read_run
+from mtlref.audit import Run, judge, read_run
 from mtlref.bench.report import Table
 from mtlref.notation import Array
 
@@ -109,7 +109,7 @@ def one_log(path: str) -> dict[str, float | None]:
         times = [time.process_time()]
         run = read_run(path)
         times.append(time.process_time())
-        passed = judge(run.method, run.log).passed
+        passed = whole(run)
         times.append(time.process_time())
     finally:
         ended.set()
@@ -216,9 +216,15 @@ def only_read(path: Path) -> int:
 
 
 def audited(path: Path) -> bool:
-    """Return whether the audit passes the run."""
-    run = read_run(str(path))
-    return judge(run.method, run.log).passed
+    """Return whether the audit passes the run in a file."""
+    return whole(read_run(str(path)))
+
+
+def whole(run: Run) -> bool:
+    """Return whether a run passes, with everything that the report says of it found out."""
+    verdict = judge(run.method, run.log)
+    _ = verdict.diagnosis, verdict.open_defects
+    return verdict.passed
 
 
 if __name__ == "__main__":
