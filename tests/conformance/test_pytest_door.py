@@ -1,6 +1,6 @@
 """`parametrize_with_checks` in somebody else's suite: ids, marks, skips, and what is refused at collection.
 
-Each suite runs in a pytest of its own, with every warning an error.
+Each suite runs in a pytest of its own, without plugins, with every warning an error.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def right(problem, state):
     return {"w_next": problem.step(state).terms["w_next"]}
 
 
-def half(problem, state):
-    return {"w_next": (problem.step(state).terms["w_next"] + state.weights) / 2}
+def whole(problem, state):
+    return {"w_next": problem.step(state).terms["w_next"] / problem.n_tasks}
 
 
 def shares(problem, state):
@@ -44,7 +44,7 @@ def gradnorm(step, name):
     return Implementation("gradnorm", name=name, step=step)
 
 
-right_one, wrong_one, broken = gradnorm(right, "right"), gradnorm(half, "half a step"), gradnorm(crash, "broken")
+right_one, wrong_one, broken = gradnorm(right, "right"), gradnorm(whole, "sum of one"), gradnorm(crash, "broken")
 dwa = Implementation("dwa", name="dwa", step=shares)
 """
 
@@ -64,7 +64,12 @@ def suite(tmp_path, arguments, *options):
     (tmp_path / "test_mine.py").write_text(CODE + TEST.format(arguments=arguments), encoding="utf-8")
     (tmp_path / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
     command = [sys.executable, "-W", "error", "-m", "pytest", "-W", "error", "-p", "no:cacheprovider", "-v", "-rA"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sys.path)), "COLUMNS": "200"}
+    ours = {
+        "PYTHONPATH": os.pathsep.join(map(str, sys.path)),
+        "COLUMNS": "200",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }
+    environment = {**os.environ, **ours}
     done = subprocess.run(
         [*command, *options], cwd=tmp_path, env=environment, capture_output=True, text=True, encoding="utf-8"
     )
@@ -83,7 +88,7 @@ def test_ids_say_who_and_what_and_skips_say_why(tmp_path):
 def test_a_failure_is_the_message_and_no_frame_of_ours(tmp_path):
     status, output = suite(tmp_path, "[wrong_one]", "-k", NEXT)
     assert status == 1
-    assert f"{NEXT} [GN-7] fails for 'half a step'" in output
+    assert f"{NEXT} [GN-7] fails for 'sum of one'" in output
     for label in ("observable", "got", "expected", "error", "problem", "diagnosis", "derivation"):
         assert re.search(rf"E +{label} ", output), label
     assert "runner.py:" not in output
@@ -98,11 +103,11 @@ def test_one_that_crashes_shows_its_own_line(tmp_path):
 
 
 def test_expected_failures_are_xfail_and_strict(tmp_path):
-    known = f"expected_failures={{{NEXT!r}: 'half of it, for now'}}"
+    known = f"expected_failures={{{NEXT!r}: 'sums to one, for now'}}"
     status, output = suite(tmp_path, f"[wrong_one], {known}", "-k", NEXT)
     assert status == 0, output
     assert "XFAIL" in output
-    assert "half of it, for now" in output
+    assert "sums to one, for now" in output
     status, output = suite(tmp_path, f"[right_one], {known}", "-k", NEXT)
     assert status == 1
     assert "XPASS(strict)" in output
@@ -113,7 +118,7 @@ def test_expected_failures_are_xfail_and_strict(tmp_path):
 
 def test_an_expected_failure_of_one_method_beside_another(tmp_path):
     """A name counts for the implementations that have the check; it need not be a check of all."""
-    known = f"expected_failures={{{NEXT!r}: 'half of it, for now'}}"
+    known = f"expected_failures={{{NEXT!r}: 'sums to one, for now'}}"
     status, output = suite(tmp_path, f"[dwa, wrong_one], {known}", "-k", f"{NEXT} or check_dwa")
     assert status == 0, output
     assert output.count("XFAIL test_mine.py") == 1
@@ -163,7 +168,7 @@ def test_collection_asks_nothing_and_its_order_is_that_of_every_process(tmp_path
 def test_a_part_of_the_suite_gives_what_the_whole_gives(tmp_path):
     """A worker that runs one check alone comes to the same result: nothing hangs on the checks before it."""
     _, whole = suite(tmp_path, "[wrong_one]")
-    names = re.findall(r"^FAILED test_mine\.py::test_conformance\[half a step-(\w+)\]", whole, re.MULTILINE)
+    names = re.findall(r"^FAILED test_mine\.py::test_conformance\[sum of one-(\w+)\]", whole, re.MULTILINE)
     assert len(names) >= 2
     for name in names[-2:]:
         status, alone = suite(tmp_path, "[wrong_one]", "-k", name)
