@@ -123,14 +123,14 @@ class Trial:
             raise Undecided from error
 
     def repeats(self) -> None:
-        """Ask the implementation, twice. Errors: AdapterError if it does not answer, or not the same again."""
-        first, second = self.answers.fresh(self.case), self.answers.fresh(self.case)
+        """Ask the implementation once more. Errors: AdapterError if it does not answer, or not as it did."""
+        first, again = self.got, self.answers.fresh(self.case)
         if self.answers.impl.own_order:
             return
-        for t, (before, after) in enumerate(zip(first, second, strict=True)):
+        for t, (before, after) in enumerate(zip(first, again, strict=True)):
             for name, value in before.items():
-                again = after.get(name)
-                if again is None or not np.array_equal(value, again, equal_nan=True):
+                other = after.get(name)
+                if other is None or not np.array_equal(value, other, equal_nan=True):
                     message = f"{self.answers.impl.name} gives another {name} at step {t} when it is asked again"
                     raise AdapterError("flaky", message)
 
