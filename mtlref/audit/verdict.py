@@ -71,8 +71,9 @@ class Verdict:
     `steps` judged, of which `kinks` decide nothing; `unjudged` steps on rows that lack a number or hang on one;
     `first` departure and `worst` transition; `departures` counted, of which `wrong_starts` are the weights that a run
     starts with; `run` the whole run against a replay from its start; `restarts`: rows at which another run starts;
-    `stopped`: why, after a departure, no step was judged any more. What explains a departure, and what the log cannot
-    rule out, is found when it is asked for.
+    `stopped`: why, after a departure, no step was judged any more; `same`: the names of known defects that change no
+    step of the method on the log. What explains a departure, and what the log cannot rule out, is found when it is
+    asked for.
     """
 
     method: Method = field(repr=False, compare=False)
@@ -88,6 +89,7 @@ class Verdict:
     restarts: tuple[int, ...] = ()
     stopped: str = ""
     wrong_starts: int = 0
+    same: frozenset[str] = frozenset()
 
     @property
     def passed(self) -> bool:
@@ -99,7 +101,7 @@ class Verdict:
         """What explains the departures; None if there are none."""
         if not self.departures:
             return None
-        found = diagnose(self.method, self.log)
+        found = diagnose(self.method, self.log, self.same)
         if found.kind != "unknown" or self.log.readings:
             return found
         return diagnosed_otherwise(self.method, self.log, wrong=2 * self.departures > self.steps)
@@ -107,7 +109,7 @@ class Verdict:
     @cached_property
     def open_defects(self) -> tuple[Defect, ...]:
         """The single defects that the log cannot rule out, beside what explains it."""
-        return open_defects(self.method, self.log, self.diagnosis)
+        return open_defects(self.method, self.log, self.diagnosis, self.same)
 
 
 def judge(method: Method, log: Log, progress: bool | None = False) -> Verdict:
@@ -116,8 +118,9 @@ def judge(method: Method, log: Log, progress: bool | None = False) -> Verdict:
     `progress`: whether a bar is shown, None: where standard error is a terminal and the log is long.
     Errors: MtlrefError, with the step, where the log leaves the method's domain before it departs from the method.
     """
+    watch = Alike({d.name: variant(method, d) for d in DEFECTS[method.stem]})
     shown = (len(log.rows) >= LONG and None) if progress is None else progress
-    tally, stopped = tallied(track(compared(method, log), len(log.rows) // BLOCK + 1, "rows", shown))
+    tally, stopped = tallied(track(compared(method, log, watch=watch), len(log.rows) // BLOCK + 1, "rows", shown))
     if log.late and not tally.steps:
         raise begun_before(method, log)
     first = None if tally.first is None else tally.first.row
@@ -143,6 +146,7 @@ def judge(method: Method, log: Log, progress: bool | None = False) -> Verdict:
         restarts=tuple(tally.restarts),
         stopped=stopped,
         wrong_starts=tally.wrong_starts,
+        same=frozenset(watch.left),
     )
 
 
@@ -201,37 +205,31 @@ def begun_before(method: Method, log: Log) -> LogError:
     return LogError(f"{where}: {why}", argument="log")
 
 
-def open_defects(method: Method, log: Log, diagnosis: Diagnosis | None) -> tuple[Defect, ...]:
-    """Return the single defects that may be there as well: with them, what explains the log explains it still."""
+def open_defects(
+    method: Method, log: Log, diagnosis: Diagnosis | None, same: Collection[str] = ()
+) -> tuple[Defect, ...]:
+    """Return the single defects that may be there as well: with them, what explains the log explains it still.
+
+    `same`: names of those that change no step of the method on this log.
+    """
     if diagnosis is not None and (diagnosis.kind != "identical" or diagnosis.readings):
         return ()
     there = () if diagnosis is None else diagnosis.explanations[0].defects
-    same = alike(method, log, there)
+    others = [d for d in DEFECTS[method.stem] if compatible((*there, d))]
+    if there:
+        watch = Alike({d.name: variant(method, *there, d) for d in others})
+        explains(method, log, there, watch)
+        same = watch.left
     begun = begins(method, log, there)
     return tuple(
         d
-        for d in beside(method, there)
+        for d in others
         if d.replaces.keys() == {"head_weights"}  # what the heads get is in no log
         or (
             begins(method, log, (*there, d)) >= begun
             and (d.name in same or explains(method, log, (*there, d)) is not None)
         )
     )
-
-
-def beside(method: Method, there: tuple[Defect, ...]) -> list[Defect]:
-    """Return the known defects that may be there beside those that are."""
-    return [defect for defect in DEFECTS[method.stem] if compatible((*there, defect))]
-
-
-def alike(method: Method, log: Log, there: tuple[Defect, ...] = ()) -> Collection[str]:
-    """Return the names of the defects with which the method, with those `there`, takes every step as it does without.
-
-    Of a log that does not agree: every step up to the block that departs.
-    """
-    watch = Alike({d.name: variant(method, *there, d) for d in beside(method, there)})
-    explains(method, log, there, watch)
-    return watch.left
 
 
 def begins(method: Method, log: Log, defects: tuple[Defect, ...]) -> bool:
@@ -243,12 +241,12 @@ def begins(method: Method, log: Log, defects: tuple[Defect, ...]) -> bool:
     return first is not None and bool(first.agrees[0])
 
 
-def diagnose(method: Method, log: Log, most: int = 2) -> Diagnosis:
+def diagnose(method: Method, log: Log, same: Collection[str] = (), most: int = 2) -> Diagnosis:
     """Return the simplest combinations of known defects, up to `most` at once, that agree with every row of the log.
 
-    Those that change no step up to where the log departs explain nothing, and two of them are not tried together.
+    `same`: names of defects that change no step of the method on this log. They explain no departure, and two of them
+    are not tried together.
     """
-    same = alike(method, log)
     fits: list[Explanation] = []
     for defects in combinations(method.stem, most):
         if fits and len(defects) > len(fits[0].defects):
