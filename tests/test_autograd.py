@@ -315,13 +315,14 @@ def test_a_wide_diamond_is_swept_once():
 def test_nothing_is_written_into_and_later_writes_change_nothing():
     arrays = [x.copy() for x in NET]
     leaves = [parameter(x) for x in arrays]
-    labels = np.array([0, 1, 1, 0, 1])
+    labels, at = np.array([0, 1, 1, 0, 1]), np.array([0, 1])
     losses = [*two_heads(leaves), ad.pick(rows(3, 5, 4) @ leaves[0], labels).sum()]
+    losses += [leaves[0][at].sum(), leaves[0][1:, at].sum()]
     first = jacobian(losses, leaves).matrix
     for array, x in zip(arrays, NET, strict=True):
         np.testing.assert_array_equal(array, x)
         array[:] = 7
-    labels[:] = 0
+    labels[:] = at[:] = 0
     np.testing.assert_array_equal(jacobian(losses, leaves).matrix, first)
     with pytest.raises(ValueError, match="read-only"):
         losses[0].parents[0].value[...] = 1
