@@ -95,11 +95,16 @@ class Tensor:
 Operand = Tensor | ArrayLike
 
 
+UNCHANGING = {int, type(None), type(Ellipsis)}
+"""The types of what an index, or a bound of a slice in it, may be that nobody can write into."""
+
+
 def kept(index: Any) -> Any:
-    """Return an index whose lists and arrays are copies: what they hold later is none of the tape's."""
-    if isinstance(index, tuple):
+    """Return an index of which whatever can be written into is a copy: what it holds later is none of the tape's."""
+    if type(index) is tuple:
         return tuple([kept(item) for item in index])
-    return copy.deepcopy(index) if isinstance(index, list | np.ndarray) else index
+    parts = (index.start, index.stop, index.step) if type(index) is slice else (index,)
+    return index if all([type(part) in UNCHANGING for part in parts]) else copy.deepcopy(index)
 
 
 def leaf(op: str, value: ArrayLike, kinds: str) -> Tensor:

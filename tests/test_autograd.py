@@ -1,5 +1,7 @@
 """The autograd against complex steps, sums over paths, exact small cases, and its own promises."""
 
+from array import array
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -317,12 +319,13 @@ def test_nothing_is_written_into_and_later_writes_change_nothing():
     leaves = [parameter(x) for x in arrays]
     labels, at = np.array([0, 1, 1, 0, 1]), np.array([0, 1])
     losses = [*two_heads(leaves), ad.pick(rows(3, 5, 4) @ leaves[0], labels).sum()]
-    losses += [leaves[0][at].sum(), leaves[0][1:, at].sum()]
+    bound, plain = np.array(2), array("q", [0, 1])
+    losses += [leaves[0][index].sum() for index in (at, (slice(1, None), at), slice(bound, None), plain, [*at])]
     first = jacobian(losses, leaves).matrix
-    for array, x in zip(arrays, NET, strict=True):
-        np.testing.assert_array_equal(array, x)
-        array[:] = 7
-    labels[:] = at[:] = 0
+    for values, x in zip(arrays, NET, strict=True):
+        np.testing.assert_array_equal(values, x)
+        values[:] = 7
+    labels[:] = at[:] = bound[...] = plain[0] = 0
     np.testing.assert_array_equal(jacobian(losses, leaves).matrix, first)
     with pytest.raises(ValueError, match="read-only"):
         losses[0].parents[0].value[...] = 1

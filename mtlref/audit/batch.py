@@ -73,10 +73,10 @@ def audit_one(source: str, progress: bool | None = False, **options: Any) -> Out
     try:
         run = read_run(source, **options)
         verdict = judge(run.method, run.log, progress)
+        said = report.text(run, verdict), report.plain(run, verdict)
     except MtlrefError as error:
         return Outcome(source, UNUSABLE, str(error), {"log": source, "error": str(error)})
-    status = FOLLOWS if verdict.passed else DEPARTS
-    return Outcome(source, status, report.text(run, verdict), report.plain(run, verdict))
+    return Outcome(source, FOLLOWS if verdict.passed else DEPARTS, *said)
 
 
 def audit_many(sources: Iterable[str], *, executor: Executor | None = None, **options: Any) -> Iterator[Outcome]:

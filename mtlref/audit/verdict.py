@@ -66,7 +66,7 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the replay of one log shows.
+    """What the replay of `log` by `method` shows.
 
     `steps` judged, of which `kinks` decide nothing; `unjudged` steps on rows that lack a number or hang on one;
     `first` departure and `worst` transition; `departures` counted, of which `wrong_starts` are the weights that a run
@@ -78,7 +78,6 @@ class Verdict:
 
     method: Method = field(repr=False, compare=False)
     log: Log = field(repr=False, compare=False)
-
     steps: int
     kinks: int
     unjudged: int

@@ -102,13 +102,13 @@ def explained(answers: Answers, plan: Plan) -> Diagnosis:
     cases = asked(answers, plan)
     if not cases:
         return Diagnosis("unknown", "unknown: the implementation answers none of the battery's cases")
-    if fits(answers, cases, Candidate()):
+    if agreeing(answers, cases, Candidate()):
         return Diagnosis("agrees", "unknown: on the diagnosis's own battery it agrees with the specification")
     found: list[Candidate] = []
     for candidate in candidates(answers.impl.method, plan, any(case.live for case in cases)):
         if found and candidate.size > found[0].size:
             break
-        told = followed(answers, cases, candidate)
+        told = agreeing(answers, cases, candidate)
         if told and explains(answers, cases, told):
             found.append(candidate)
     found = found or behind(answers, plan, cases)
@@ -197,20 +197,15 @@ def behind(answers: Answers, plan: Plan, cases: Sequence[Case]) -> list[Candidat
     for candidate in candidates(answers.impl.method, plan):
         if inner and candidate.size > inner[0].size:
             break
-        if candidate.size > 1 and fits(answers, cases, candidate, blind=True):
+        if candidate.size > 1 and agreeing(answers, cases, candidate, blind=True):
             inner.append(candidate)
     outer = [defect for defect in plumbing.of(answers.impl.method) if "descended" in defect.replaces]
     both = [replace(one, plumbing=(defect,)) for one in inner for defect in outer]
-    return [candidate for candidate in both if fits(answers, cases, candidate)]
+    return [candidate for candidate in both if agreeing(answers, cases, candidate)]
 
 
-def fits(answers: Answers, cases: Sequence[Case], candidate: Candidate, blind: bool = False) -> bool:
-    """Return whether the candidate gives all of the implementation's numbers: whether `followed` finds cases."""
-    return bool(followed(answers, cases, candidate, blind))
-
-
-def followed(answers: Answers, cases: Sequence[Case], candidate: Candidate, blind: bool = False) -> list[Case]:
-    """Return the cases that the candidate has an answer to, if those are all the implementation's; else none.
+def agreeing(answers: Answers, cases: Sequence[Case], candidate: Candidate, blind: bool = False) -> list[Case]:
+    """Return the cases that a candidate answers, if it gives all of the implementation's numbers there; else none.
 
     Where the candidate has no answer itself, a case says nothing; of such there may be a third. `blind`: but for what
     the network descends in live cases.
@@ -235,13 +230,14 @@ def explains(answers: Answers, cases: Sequence[Case], told: Sequence[Case]) -> b
 
     One that is silent wherever the implementation is wrong gives its numbers only where they are right.
     """
-    return len(told) == len(cases) or not fits(answers, told, Candidate())
+    return len(told) == len(cases) or not agreeing(answers, told, Candidate())
 
 
 def look(trial: Trial, blind: bool) -> Literal["off", "silent", "near"]:
     """Return whether a case is off by more than any rounding explains, a jump apart, or has no answer.
 
-    Its steps are taken in turn up to the first that is off: of most candidates, the first of all.
+    Its steps are taken in turn up to the first that is off: of most candidates, the first of all. If none is, the
+    trial keeps them.
     """
     gross = max(GROSS, 2 * ROUNDINGS * trial.answers.impl.eps)
     names = judged(trial.case, blind)

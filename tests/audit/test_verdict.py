@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 import mtlref
-from mtlref.audit import judge, read_run, report, write_log
+from mtlref.audit import audit_many, judge, read_run, report, write_log
 from mtlref.audit import verdict as verdict_module
+from mtlref.audit.batch import FOLLOWS, UNUSABLE
 from mtlref.exact import dwa as exact_dwa
 from mtlref.exact import gradnorm as exact_gradnorm
+from mtlref.notation import LogError
 from tests.audit import loops
 
 STEPS, K = 20, 3
@@ -171,6 +173,18 @@ def test_known_defects_are_tried_when_they_are_asked_for(tmp_path, monkeypatch):
     assert asked > 1
     assert "InvertedRate" not in [d.name for d in verdict.open_defects]
     assert len(tried) > asked
+
+
+def test_what_cannot_be_diagnosed_leaves_the_other_logs_their_verdicts(tmp_path, monkeypatch):
+    def refused(*_):
+        raise LogError("no reading of it", argument="log")
+
+    monkeypatch.setattr(verdict_module, "diagnose", refused)
+    losses, norms = measurements()
+    wrong = log(tmp_path, losses, norms, loop(losses, norms, sign=-1.0))
+    outcomes = list(audit_many([wrong, "example:torch-loop"], method="gradnorm", settings={}))
+    assert [outcome.status for outcome in outcomes] == [UNUSABLE, FOLLOWS]
+    assert outcomes[0].text == "no reading of it"
 
 
 def test_two_explanations_that_fit_equally_are_both_named(tmp_path):
